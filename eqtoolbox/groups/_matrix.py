@@ -1,0 +1,326 @@
+"""Groups of matrices: GL(n), O(n), and the subgroups of both that fix a vector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from eqtoolbox.groups import _arrays
+from eqtoolbox.groups._base import (
+    Group,
+    Isotypic,
+    Slot,
+    all_true,
+    check_size,
+    complement,
+    vector_component,
+)
+from eqtoolbox.groups._exponent import Exponent
+from eqtoolbox.groups._scaling import LOG_SPREAD
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class _MatrixGroup(Group):
+    """What the groups of n x n matrices share: an element is the matrix itself, shape (n, n)."""
+
+    n: int
+    is_orthogonal: ClassVar[bool]
+
+    def __post_init__(self):
+        check_size(self.n, type(self).__name__)
+
+    @property
+    def is_compact(self) -> bool:
+        return self.is_orthogonal
+
+    def weight(self, space: int, exponent: Exponent) -> int:
+        if self.is_orthogonal:
+            return 1
+        power = exponent.uniform
+        if power not in (1, -1):
+            raise ValueError(f"{self} acts with exponent 1 or -1 (inverse transpose), got {exponent}")
+        return int(power)
+
+    def dual(self, space: int, weight: int) -> int:
+        return weight if self.is_orthogonal else -weight
+
+    def identity(self, dtype=None) -> Array:
+        return jnp.eye(self.n, dtype=_arrays.float_dtype(dtype))
+
+    def compose(self, a: Array, b: Array) -> Array:
+        return jnp.matmul(a, b, precision=_HIGHEST)
+
+    def inverse(self, g: Array) -> Array:
+        return g.T if self.is_orthogonal else jnp.linalg.inv(g)
+
+    def contains(self, g: Array, tolerance: float = 1e-5) -> Array:
+        if jnp.shape(g) != (self.n, self.n):
+            return jnp.asarray(False)
+        return self._contains(g, tolerance)
+
+    def _contains(self, g: Array, tolerance: float) -> Array:
+        if self.is_orthogonal:
+            gram = jnp.matmul(g, g.T, precision=_HIGHEST)
+            return all_true(jnp.abs(gram - jnp.eye(self.n, dtype=g.dtype)) <= tolerance)
+        s = jnp.linalg.svd(g, compute_uv=False)
+        return all_true(jnp.isfinite(g)) & (s[-1] > s[0] * self.n * jnp.finfo(g.dtype).eps)
+
+    def act_slots(self, g: Array, x: Array, slots: tuple[Slot, ...]) -> Array:
+        dual = self.inverse(g).T if any(s.weight == -1 for s in slots) else g
+        for slot in slots:
+            x = _arrays.transform(g if slot.weight == 1 else dual, x, slot.axis)
+        return x
+
+    def matrix(self, xi: Array) -> Array:
+        """The n x n matrix of an algebra vector."""
+        raise NotImplementedError
+
+    def coordinates(self, matrix: Array) -> Array:
+        """The algebra vector of a matrix in the Lie algebra: the inverse of ``matrix``."""
+        raise NotImplementedError
+
+    def exp(self, xi: Array) -> Array:
+        return jax.scipy.linalg.expm(self.matrix(xi))
+
+    def log(self, g: Array) -> Array:
+        return self.coordinates(_arrays.log_matrix(g))
+
+    def algebra_zero(self, dtype=None) -> Array:
+        return jnp.zeros(self._algebra_shape, dtype)
+
+    def algebra_sample(self, key: Array, dtype=None) -> Array:
+        shape = self._algebra_shape
+        return jax.random.normal(key, shape, _arrays.float_dtype(dtype)) / np.sqrt(self.n).item()
+
+    @property
+    def _algebra_shape(self) -> tuple[int, ...]:
+        return (self.dimension,)
+
+    def tangent_slots(self, xi: Array, x: Array, slots: tuple[Slot, ...]) -> Array:
+        m = self.matrix(xi)
+        moved = [_arrays.transform(m if s.weight == 1 else -m.T, x, s.axis) for s in slots]
+        return sum(moved[1:], moved[0])
+
+
+@dataclass(frozen=True)
+class GeneralLinear(_MatrixGroup):
+    """The group GL(n) of invertible real matrices.
+
+    Exponent 1 acts as ``new[i] = sum_j g[i, j] old[j]``, exponent -1 with the inverse transpose. An algebra
+    vector is any matrix, shape (n, n). Sampled as Q1 diag(exp u) Q2 with Q1, Q2 Haar orthogonal and u uniform
+    in [-log 2, log 2]: condition number at most 4, both signs of the determinant. Not compact: averages over
+    the group go through O(n).
+    """
+
+    n: int
+    is_orthogonal: ClassVar[bool] = False
+
+    @property
+    def dimension(self) -> int:
+        return self.n**2
+
+    @property
+    def _algebra_shape(self) -> tuple[int, ...]:
+        return (self.n, self.n)
+
+    def compact(self) -> Orthogonal:
+        return Orthogonal(self.n)
+
+    def sample(self, key: Array, dtype=None) -> Array:
+        left, right, spread = jax.random.split(key, 3)
+        dtype = _arrays.float_dtype(dtype)
+        u = jax.random.uniform(spread, (self.n,), dtype, -LOG_SPREAD, LOG_SPREAD)
+        q1, q2 = haar(left, self.n, dtype), haar(right, self.n, dtype)
+        return jnp.matmul(q1 * jnp.exp(u), q2, precision=_HIGHEST)
+
+    def matrix(self, xi: Array) -> Array:
+        return xi
+
+    def coordinates(self, matrix: Array) -> Array:
+        return matrix
+
+    def isotypic(self, weight: int = 1, space: int = 0) -> tuple[Isotypic, ...]:
+        return (vector_component(self.n),)
+
+    def __str__(self) -> str:
+        return f"GL({self.n})"
+
+
+@dataclass(frozen=True)
+class Orthogonal(_MatrixGroup):
+    """The group O(n). An element is an orthogonal matrix, sampled from Haar measure.
+
+    An algebra vector holds the n(n-1)/2 entries above the diagonal of a skew matrix, row by row. Exponents
+    are ignored: the inverse transpose of an orthogonal matrix is itself.
+    """
+
+    n: int
+    is_orthogonal: ClassVar[bool] = True
+
+    @property
+    def dimension(self) -> int:
+        return self.n * (self.n - 1) // 2
+
+    @property
+    def order(self) -> int | None:
+        return 2 if self.n == 1 else None
+
+    def sample(self, key: Array, dtype=None) -> Array:
+        return haar(key, self.n, _arrays.float_dtype(dtype))
+
+    def matrix(self, xi: Array) -> Array:
+        return skew(xi, self.n)
+
+    def coordinates(self, matrix: Array) -> Array:
+        return skew_coordinates(matrix)
+
+    def isotypic(self, weight: int = 1, space: int = 0) -> tuple[Isotypic, ...]:
+        return (vector_component(self.n),)
+
+    def _elements(self) -> Array:
+        return jnp.array([[[1.0]], [[-1.0]]])
+
+    def __str__(self) -> str:
+        return f"O({self.n})"
+
+
+@dataclass(frozen=True)
+class Stabiliser(_MatrixGroup):
+    """The matrices of GL(n) or O(n) that fix a vector v: A v = v.
+
+    ``Stabiliser(Orthogonal(n))`` fixes the all-ones vector and is isomorphic to O(n-1): what a mean over the
+    axis leaves of O(n). In O(n) the algebra vectors are the (n-1)(n-2)/2 entries of a skew matrix on the
+    complement of v; in GL(n) an (n, n-1) matrix X, whose generator is X Nᵀ with N an orthonormal basis of the
+    complement. Sampled as A = u uᵀ + N B Nᵀ + u (N s)ᵀ with u = v/|v|, B a sample of the group of the
+    complement and, in GL(n), s normal of variance 1/n (Haar in O(n), well conditioned in GL(n)).
+
+    Attributes:
+      of: the full group.
+      vector: v as a tuple of n numbers; None for the all-ones vector.
+    """
+
+    of: GeneralLinear | Orthogonal
+    vector: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.of, (GeneralLinear, Orthogonal)):
+            raise TypeError(f"Stabiliser: the group must be GeneralLinear or Orthogonal, got {self.of!r}")
+        if self.vector is not None:
+            v = np.asarray(self.vector, np.float64)
+            if v.shape != (self.of.n,) or not np.all(np.isfinite(v)) or not np.any(v):
+                raise ValueError(f"Stabiliser: need {self.of.n} finite numbers, not all 0; got {self.vector}")
+            object.__setattr__(self, "vector", tuple(v.tolist()))
+
+    @property
+    def n(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.of.n
+
+    @property
+    def is_orthogonal(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.of.is_orthogonal
+
+    @property
+    def fixed(self) -> np.ndarray:
+        """The vector v, shape (n,)."""
+        return np.ones(self.n) if self.vector is None else np.asarray(self.vector)
+
+    @property
+    def dimension(self) -> int:
+        m = self.n - 1
+        return m * (m - 1) // 2 if self.is_orthogonal else self.n * m
+
+    @property
+    def order(self) -> int | None:
+        return 1 if self.n == 1 else 2 if self.n == 2 and self.is_orthogonal else None
+
+    @property
+    def _algebra_shape(self) -> tuple[int, ...]:
+        return (self.dimension,) if self.is_orthogonal else (self.n, self.n - 1)
+
+    def compact(self) -> Stabiliser:
+        return Stabiliser(Orthogonal(self.n), self.vector)
+
+    def sample(self, key: Array, dtype=None) -> Array:
+        dtype = _arrays.float_dtype(dtype)
+        if self.n == 1:
+            return jnp.ones((1, 1), dtype)
+        block_key, shear_key = jax.random.split(key)
+        basis, unit = self._frame(dtype)
+        block = type(self.of)(self.n - 1).sample(block_key, dtype)
+        g = _sandwich(basis, block) + jnp.outer(unit, unit)
+        if self.is_orthogonal:
+            return g
+        shear = jax.random.normal(shear_key, (self.n - 1,), dtype) / np.sqrt(self.n).item()
+        return g + jnp.outer(unit, jnp.matmul(basis, shear, precision=_HIGHEST))
+
+    def _contains(self, g: Array, tolerance: float) -> Array:
+        v = jnp.asarray(self.fixed / np.linalg.norm(self.fixed), g.dtype)
+        fixes = jnp.abs(jnp.matmul(g, v, precision=_HIGHEST) - v) <= tolerance
+        return super()._contains(g, tolerance) & jnp.all(fixes)
+
+    def matrix(self, xi: Array) -> Array:
+        basis, _ = self._frame(xi.dtype)
+        if self.is_orthogonal:
+            return _sandwich(basis, skew(xi, self.n - 1))
+        return jnp.matmul(xi, basis.T, precision=_HIGHEST)
+
+    def coordinates(self, matrix: Array) -> Array:
+        basis, _ = self._frame(matrix.dtype)
+        right = jnp.matmul(matrix, basis, precision=_HIGHEST)
+        if self.is_orthogonal:
+            return skew_coordinates(jnp.matmul(basis.T, right, precision=_HIGHEST))
+        return right
+
+    def isotypic(self, weight: int = 1, space: int = 0) -> tuple[Isotypic, ...]:
+        """For O(n): the line of v and its complement. A GL stabiliser is read through the orthogonal one."""
+        v = self.fixed / np.linalg.norm(self.fixed)
+        line = Isotypic("trivial", 1, 1, lambda: v[None, None])
+        if self.n == 1:
+            return (line,)
+        return line, Isotypic("vector", self.n - 1, 1, lambda: complement(v).T[None])
+
+    def _frame(self, dtype) -> tuple[Array, Array]:
+        v = self.fixed
+        return jnp.asarray(complement(v), dtype), jnp.asarray(v / np.linalg.norm(v), dtype)
+
+    def _elements(self) -> Array:
+        basis, unit = self._frame(_arrays.float_dtype(None))
+        line = jnp.outer(unit, unit)
+        if self.n == 1:
+            return line[None]
+        return jnp.stack(
+            [line + sign * jnp.matmul(basis, basis.T, precision=_HIGHEST) for sign in (1.0, -1.0)]
+        )
+
+    def __str__(self) -> str:
+        return f"{self.of} fixing {'1' if self.vector is None else 'v'}"
+
+
+def haar(key: Array, n: int, dtype) -> Array:
+    """A Haar distributed orthogonal matrix, shape (n, n)."""
+    return jax.random.orthogonal(key, n, dtype=dtype)
+
+
+def skew(xi: Array, n: int) -> Array:
+    """The skew matrix with the entries ``xi`` above the diagonal, row by row."""
+    i, j = np.triu_indices(n, 1)
+    upper = jnp.zeros((n, n), xi.dtype).at[i, j].set(xi, unique_indices=True)
+    return upper - upper.T
+
+
+def skew_coordinates(matrix: Array) -> Array:
+    """The entries above the diagonal of the skew part of ``matrix``, row by row."""
+    i, j = np.triu_indices(matrix.shape[-1], 1)
+    return ((matrix - matrix.T) / 2)[i, j]
+
+
+def _sandwich(basis: Array, block: Array) -> Array:
+    """basis @ block @ basis.T"""
+    left = jnp.matmul(basis, block, precision=_HIGHEST)
+    return jnp.matmul(left, basis.T, precision=_HIGHEST)
