@@ -1,0 +1,303 @@
+"""From a label and a shape to the slots on which groups act."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from eqtoolbox.groups import (
+    Affine,
+    Group,
+    Monomial,
+    Permutation,
+    PositiveScaling,
+    Product,
+    SignFlip,
+    Slot,
+    Stabiliser,
+    Translation,
+    Trivial,
+    Wreath,
+)
+from eqtoolbox.symmetry._labels import Atom, AxisLabel, LeafLabel, Segment
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A group and the spaces it acts on, one name per space of the group."""
+
+    spaces: tuple[str, ...]
+    group: Group
+
+    @property
+    def key(self) -> str:
+        """The key of its part of an element: the names of its spaces, separated by blanks."""
+        return " ".join(self.spaces)
+
+
+class Place(NamedTuple):
+    """An atom with a known size on an axis of its own.
+
+    Attributes:
+      atom: the atom.
+      size: its size.
+      origin: the axis of the leaf it is part of (-1 after the bar).
+    """
+
+    atom: Atom
+    size: int
+    origin: int
+
+
+class SpaceOf(NamedTuple):
+    """Where a name leads: the factor, and the number of the space in its group."""
+
+    factor: Factor
+    space: int
+
+
+def space_table(factors: tuple[Factor, ...]) -> dict[str, SpaceOf]:
+    """The factor of each space; a space that several factors share as fixed leads to the first."""
+    table: dict[str, SpaceOf] = {}
+    for factor in factors:
+        for i, name in enumerate(factor.spaces):
+            table.setdefault(name, SpaceOf(factor, i))
+    return table
+
+
+def resolve(path: str, label: LeafLabel, shape: tuple[int, ...], table: Mapping[str, SpaceOf]):
+    """Gives every atom of a label its size.
+
+    Args:
+      path: the path of the leaf, for messages.
+      label: its label.
+      shape: its shape.
+      table: the spaces on which groups act.
+
+    Returns:
+      For each axis of the leaf a tuple of segments, each a tuple of atoms that state their sizes.
+
+    Raises:
+      ValueError: the label does not fit the shape; the message shows both.
+    """
+    axes = label.axes
+    if None in axes:
+        i = axes.index(None)
+        missing = len(shape) - (len(axes) - 1)
+        if missing < 0:
+            raise _misfit(path, label, shape, f"the label needs at least {len(axes) - 1} axes")
+        axes = (*axes[:i], *((((Atom(None),),),) * missing), *axes[i + 1 :])
+    if len(axes) != len(shape):
+        raise _misfit(path, label, shape, f"the label has {len(axes)} axes, the leaf {len(shape)}")
+    return tuple(
+        _resolve_axis(path, label, shape, axis, i, table) for i, axis in enumerate(axes) if axis is not None
+    )
+
+
+def _resolve_axis(path, label, shape, axis: AxisLabel, position: int, table) -> tuple[Segment, ...]:
+    segments, unknown, known = [], [], 0
+    for segment in axis:
+        atoms = _merge_free(tuple(_with_size(atom, table) for atom in segment))
+        free = [i for i, atom in enumerate(atoms) if atom.size is None]
+        size = math.prod(atom.size or 1 for atom in atoms)
+        if free:
+            unknown.append((len(segments), free, size))
+        else:
+            known += size
+        segments.append(atoms)
+    length = shape[position]
+    if len(unknown) > 1 or any(len(free) > 1 for _, free, _ in unknown):
+        raise _misfit(
+            path, label, shape, f"axis {position} has several fixed factors of unknown size: state them"
+        )
+    if not unknown:
+        if known != length:
+            raise _misfit(path, label, shape, f"axis {position} must have size {known}")
+        return tuple(segments)
+    ((where, (i,), size),) = unknown
+    rest = length - known
+    if rest < size or rest % size:
+        raise _misfit(path, label, shape, f"axis {position} cannot be {known} + a multiple of {size}")
+    atoms = list(segments[where])
+    atoms[i] = Atom(atoms[i].space, rest // size, atoms[i].exponent)
+    segments[where] = tuple(atoms)
+    return tuple(segments)
+
+
+def _with_size(atom: Atom, table: Mapping[str, SpaceOf]) -> Atom:
+    if atom.space not in table:
+        return atom
+    factor, space = table[atom.space]
+    size = factor.group.axis_size(space, factor.group.weight(space, atom.exponent))
+    return Atom(atom.space, size, atom.exponent)
+
+
+def _merge_free(atoms: Segment) -> Segment:
+    """Joins neighbouring fixed factors of unknown size: only their product matters."""
+    merged: list[Atom] = []
+    for atom in atoms:
+        if atom.size is None and merged and merged[-1].size is None:
+            merged[-1] = Atom(None)
+        else:
+            merged.append(atom)
+    return tuple(merged)
+
+
+def _misfit(path: str, label: LeafLabel, shape: tuple[int, ...], rule: str) -> ValueError:
+    return ValueError(f"leaf {path!r} has shape {shape}, which does not fit its label {str(label)!r}: {rule}")
+
+
+def act_on_leaf(
+    x: Array,
+    axes: tuple[tuple[Segment, ...], ...],
+    whole: tuple[Atom, ...],
+    act: Callable[[Array, tuple[Place, ...]], Array],
+) -> Array:
+    """Calls ``act`` on each block of a leaf, reshaped to one axis per atom.
+
+    Args:
+      x: the leaf.
+      axes: its resolved axes (``resolve``).
+      whole: the atoms that act on the leaf as a whole, each given an axis of size 1 at the end.
+      act: maps (block, places) to a block of the same shape.
+
+    Returns:
+      The leaf with each block replaced.
+    """
+    for axis, segments in enumerate(axes):
+        if len(segments) > 1:
+            parts, start = [], 0
+            for segment in segments:
+                size = math.prod(atom.size or 1 for atom in segment)
+                part = lax.slice_in_dim(x, start, start + size, axis=axis)
+                fixed = (*axes[:axis], (segment,), *axes[axis + 1 :])
+                parts.append(act_on_leaf(part, fixed, whole, act))
+                start += size
+            return jnp.concatenate(parts, axis)
+    places = block_places(axes, whole)
+    return act(x.reshape([p.size for p in places]), places).reshape(x.shape)
+
+
+def block_places(axes: tuple[tuple[Segment, ...], ...], whole: tuple[Atom, ...]) -> tuple[Place, ...]:
+    """The places of a block: axes with a single segment each."""
+    inner = [Place(atom, atom.size or 1, i) for i, (segment,) in enumerate(axes) for atom in segment]
+    return (*inner, *(Place(atom, 1, -1) for atom in whole))
+
+
+def blocks(axes: tuple[tuple[Segment, ...], ...], whole: tuple[Atom, ...]) -> list[tuple[Place, ...]]:
+    """The places of every block of a leaf."""
+    for axis, segments in enumerate(axes):
+        if len(segments) > 1:
+            return [
+                places
+                for segment in segments
+                for places in blocks((*axes[:axis], (segment,), *axes[axis + 1 :]), whole)
+            ]
+    return [block_places(axes, whole)]
+
+
+def slots_of(factor: Factor, places: tuple[Place, ...], dual: bool = False) -> tuple[Slot, ...]:
+    """The slots of a factor in a block.
+
+    Raises:
+      ValueError: a space has no representation with that exponent, or the axis it depends on is missing.
+    """
+    group = factor.group
+    slots = []
+    for axis, place in enumerate(places):
+        if place.atom.space not in factor.spaces:
+            continue
+        space = factor.spaces.index(place.atom.space)
+        weight = group.weight(space, place.atom.exponent)
+        if dual:
+            weight = group.dual(space, weight)
+        parent = group.parents[space]
+        parent_axis = None if parent is None else _parent_axis(factor, parent, axis, places)
+        slots.append(Slot(space, axis, weight, parent_axis, _index_axes(place.atom, places)))
+    return tuple(slots)
+
+
+def _parent_axis(factor: Factor, parent: int, axis: int, places: tuple[Place, ...]) -> int:
+    """The axis of the space that the space on ``axis`` depends on: in the same leaf axis, or the only one."""
+    name = factor.spaces[parent]
+    candidates = [i for i, p in enumerate(places) if p.atom.space == name]
+    near = [i for i in candidates if places[i].origin == places[axis].origin]
+    chosen = near if near else candidates
+    if len(chosen) != 1:
+        found = "is missing" if not chosen else "occurs several times"
+        raise ValueError(f"{places[axis].atom} depends on the space {name!r}, which {found} on this leaf")
+    return chosen[0]
+
+
+def _index_axes(atom: Atom, places: tuple[Place, ...]) -> tuple[tuple[str, int], ...]:
+    pairs = []
+    for name in dict.fromkeys(t.index for t in atom.exponent.terms if isinstance(t.index, str)):
+        axes = [i for i, p in enumerate(places) if p.atom.space == name]
+        if len(axes) != 1:
+            found = "is missing" if not axes else "occurs several times"
+            raise ValueError(f"{atom} is indexed by the axis {name!r}, which {found} on this leaf")
+        pairs.append((name, axes[0]))
+    return tuple(pairs)
+
+
+def check_block(factors: tuple[Factor, ...], places: tuple[Place, ...]) -> None:
+    """Checks that the factors act on a block at all, and that their actions commute.
+
+    Raises:
+      ValueError: a wrong exponent, a missing axis, or two actions that do not commute.
+    """
+    slots = [(factor, slot) for factor in factors for slot in slots_of(factor, places)]
+    for factor, slot in slots:
+        for name, axis in slot.index:
+            acting = [f for f, s in slots if s.axis == axis and not isinstance(f.group, Trivial)]
+            if any(not is_still(f.group, f.spaces.index(name)) for f in acting):
+                raise ValueError(
+                    f"the axis {name!r} indexes scalings and must be fixed, but a group acts on it"
+                )
+        if not _adds_constant(factor.group, slot):
+            continue
+        for other, there in slots:
+            if there.axis != slot.axis and not _fixes_constants(other.group, there.space, there.weight):
+                raise ValueError(
+                    f"{factor.group} on {factor.key!r} adds the same vector along the axis of {other.key!r}, "
+                    f"but {other.group} does not fix constant vectors: the two do not commute"
+                )
+
+
+def _adds_constant(group: Group, slot: Slot) -> bool:
+    if isinstance(group, Product):
+        i, space = group.locate(slot.space)
+        return _adds_constant(group.groups[i], slot._replace(space=space))
+    if isinstance(group, Affine):
+        return slot.weight[0] == "point"
+    return isinstance(group, Translation) and bool(slot.weight)
+
+
+def is_still(group: Group, space: int) -> bool:
+    """Whether a space of a group is never moved: the outer space of a direct power."""
+    if isinstance(group, Product):
+        i, space = group.locate(space)
+        return is_still(group.groups[i], space)
+    if isinstance(group, Wreath):
+        return isinstance(group.outer, Trivial) if space == 0 else is_still(group.inner, space - 1)
+    return isinstance(group, Trivial)
+
+
+def _fixes_constants(group: Group, space: int, weight) -> bool:
+    """Whether a representation fixes the all-ones vector."""
+    if isinstance(group, Product):
+        i, space = group.locate(space)
+        return _fixes_constants(group.groups[i], space, weight)
+    if isinstance(group, Wreath):
+        inner = (group.outer, 0) if space == 0 else (group.inner, space - 1)
+        return _fixes_constants(*inner, weight)
+    if isinstance(group, (Monomial, SignFlip, PositiveScaling)):
+        return not weight
+    if isinstance(group, Stabiliser):
+        return group.vector is None and weight == 1
+    return isinstance(group, (Permutation, Trivial, Translation))
