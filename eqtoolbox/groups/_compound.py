@@ -62,7 +62,7 @@ class Product(Group):
             parents += [None if p is None else p + start for p in g.parents]
         return tuple(parents)
 
-    def _locate(self, space: int) -> tuple[int, int]:
+    def locate(self, space: int) -> tuple[int, int]:
         """The factor a space belongs to, and its number there."""
         for i, g in enumerate(self.groups):
             if space < len(g.sizes):
@@ -74,7 +74,7 @@ class Product(Group):
         """The slots of each factor, spaces numbered within it."""
         shares: list[list[Slot]] = [[] for _ in self.groups]
         for slot in slots:
-            i, space = self._locate(slot.space)
+            i, space = self.locate(slot.space)
             shares[i].append(slot._replace(space=space))
         return [tuple(s) for s in shares]
 
@@ -82,15 +82,15 @@ class Product(Group):
         return Product(*(g.compact() for g in self.groups))
 
     def axis_size(self, space: int, weight: Weight) -> int:
-        i, space = self._locate(space)
+        i, space = self.locate(space)
         return self.groups[i].axis_size(space, weight)
 
     def weight(self, space: int, exponent: Exponent) -> Weight:
-        i, space = self._locate(space)
+        i, space = self.locate(space)
         return self.groups[i].weight(space, exponent)
 
     def dual(self, space: int, weight: Weight) -> Weight:
-        i, space = self._locate(space)
+        i, space = self.locate(space)
         return self.groups[i].dual(space, weight)
 
     def identity(self, dtype=None) -> tuple:
@@ -139,7 +139,7 @@ class Product(Group):
         return sum(parts[1:], parts[0]) if parts else jnp.zeros_like(x)
 
     def isotypic(self, weight: Weight = None, space: int = 0) -> tuple[Isotypic, ...]:
-        i, space = self._locate(space)
+        i, space = self.locate(space)
         weight = self.groups[i].weight(space, Exponent.of(1)) if weight is None else weight
         return self.groups[i].isotypic(weight, space)
 
