@@ -1,0 +1,38 @@
+"""What every test shares: eight CPU devices, strict JAX settings, quick reproducible hypothesis, two fixtures."""
+
+import os
+
+import hypothesis
+import jax
+import pytest
+
+pytest_plugins = ["eqt_claims", "eqt_rooms"]
+
+# Before the first use of a device. Eight virtual devices are for correctness, not for speed.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_legacy_prng_key", "error")
+jax.config.update("jax_debug_key_reuse", True)
+
+hypothesis.settings.register_profile(
+    "eqtoolbox",
+    deadline=None,
+    print_blob=True,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("eqtoolbox")
+
+
+@pytest.fixture
+def x64():
+    """Turns on float64 for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def key():
+    """A typed key for one test."""
+    return jax.random.key(0)
