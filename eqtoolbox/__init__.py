@@ -1,6 +1,10 @@
-"""Symmetries of neural-network parameters as first-class pytree transforms."""
+"""Symmetries of neural-network parameters as first-class pytree transforms in JAX.
 
-from eqtoolbox import groups
-from eqtoolbox.symmetry import Symmetry
+A symmetry is an object that acts on a parameter pytree; everything else is derived from it.
+"""
 
-__all__ = ["Symmetry", "groups"]
+from eqtoolbox import groups, linalg, testing
+from eqtoolbox.problem import Batch, Problem
+from eqtoolbox.symmetry import Equivariance, Symmetry
+
+__all__ = ["Batch", "Equivariance", "Problem", "Symmetry", "groups", "linalg", "testing"]
