@@ -1,4 +1,4 @@
-"""What every test shares: eight CPU devices, strict JAX settings, quick reproducible hypothesis, two fixtures."""
+"""What every test shares: eight CPU devices, strict JAX settings, a hypothesis profile, two fixtures."""
 
 import os
 
@@ -6,13 +6,14 @@ import hypothesis
 import jax
 import pytest
 
-pytest_plugins = ["eqt_claims", "eqt_rooms"]
+pytest_plugins = ["pytester", "eqt_claims", "eqt_rooms"]
 
 # Before the first use of a device. Eight virtual devices are for correctness, not for speed.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
+# A key is good for one draw; a test that wants the same draw twice says so with `jax.random.clone(key)`.
 jax.config.update("jax_debug_key_reuse", True)
 
 hypothesis.settings.register_profile(

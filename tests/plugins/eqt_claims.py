@@ -1,9 +1,9 @@
 """The claims ledger: which statement of the papers is checked by which test, and with what number.
 
-`tests/claims.toml` lists the claims. A test names the ones it checks, `@pytest.mark.claim("EQ-T1-ii")`, and may record
-what it measured, `record_claim("EQ-T1-ii", measured=residual, expected="<= 1e-9")`. An id that is not in the list stops
-the run. `pytest --claims` prints the ledger after the run, `pytest --claims=static` prints which claims have a test
-without running any, and `--claims-json=FILE` also writes the ledger to a file.
+`tests/claims.toml` lists the claims. A test names those it checks, `@pytest.mark.claim("EQ-T1-ii")`, and may
+record what it measured, `record_claim("EQ-T1-ii", measured=residual, expected="<= 1e-9")`. An id that is not
+in the list stops the run. `pytest --claims` prints the ledger after the run, `pytest --claims=static` prints
+which claims have a test without running any, `--claims-json=FILE` also writes the ledger to a file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import json
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -47,9 +47,13 @@ def load(path: Path) -> dict[str, Claim]:
     """Reads the ledger file, and refuses one with unknown, missing or ill-typed fields."""
     claims = {}
     for name, entry in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}: claim {name} is not a table, got {entry!r}")
         unknown = set(entry) - FIELDS
         if unknown:
-            raise ValueError(f"{path}: claim {name} has unknown fields {sorted(unknown)}; known are {sorted(FIELDS)}")
+            raise ValueError(
+                f"{path}: claim {name} has unknown fields {sorted(unknown)}; known are {sorted(FIELDS)}"
+            )
         for field in ("source", "statement"):
             text = entry.get(field)
             if not isinstance(text, str) or not text.strip() or "\n" in text:
@@ -135,23 +139,40 @@ class ClaimsPlugin:
         except (OSError, ValueError, TypeError) as error:
             raise pytest.UsageError(f"the claims ledger cannot be read: {error}") from error
 
-    def check(self, item: pytest.Item) -> list[str]:
-        """The ids on a test, each once; a marker without an id, or with one not in the ledger, is an error."""
-        ids: list[str] = []
+    def problems(self, item: pytest.Item) -> list[str]:
+        """What is wrong with the claim markers of a test: no id, or an id that the ledger has not."""
+        found = []
         for mark in item.iter_markers("claim"):
             if mark.kwargs or not mark.args:
-                raise pytest.UsageError(f"{item.nodeid}: mark.claim takes one or more ids, got {mark.args} {mark.kwargs}")
-            for name in mark.args:
-                if name not in self.ledger.claims:
-                    raise pytest.UsageError(f"{item.nodeid}: unknown claim {name!r}; {self.path} lists the ids")
-                if name not in ids:
-                    ids.append(name)
-        return ids
+                found.append(
+                    f"{item.nodeid}: mark.claim takes one or more ids, got {mark.args} {mark.kwargs}"
+                )
+            unknown = [name for name in mark.args if name not in self.ledger.claims]
+            found += [f"{item.nodeid}: unknown claim {name!r}; {self.path} lists the ids" for name in unknown]
+        return found
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Turns a wrong marker into a collection error, which stops the run with and without xdist."""
+        del collector
+        report = yield
+        problems = [
+            text
+            for node in report.result or ()
+            if isinstance(node, pytest.Item)
+            for text in self.problems(node)
+        ]
+        if problems:
+            report.outcome, report.longrepr, report.result = "failed", "\n".join(problems), []
+        return report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         for item in items:
-            if ids := self.check(item):
+            ids = list(dict.fromkeys(name for mark in item.iter_markers("claim") for name in mark.args))
+            if ids:
                 item.user_properties.append((CLAIMED, ids))
                 self.ledger.tested.update(ids)
         if self.mode == "static":
@@ -176,9 +197,13 @@ class ClaimsPlugin:
     def pytest_terminal_summary(self, terminalreporter) -> None:
         rows = self.ledger.rows(static=self.mode == "static")
         if self.json:
-            Path(self.json).write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            Path(self.json).write_text(
+                json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
         if self.mode:
-            terminalreporter.section("claims" + (" (static: a test counts as passed)" if self.mode == "static" else ""))
+            terminalreporter.section(
+                "claims" + (" (static: a test counts as passed)" if self.mode == "static" else "")
+            )
             for line in lines(rows):
                 terminalreporter.write_line(line)
 
@@ -193,7 +218,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="print the claims ledger; 'static' lists which claims have a test, and runs none",
     )
     group.addoption("--claims-json", metavar="FILE", help="write the claims ledger to FILE as JSON")
-    group.addoption("--claims-file", metavar="FILE", default=str(DEFAULT_LEDGER), help="the ledger to check against")
+    group.addoption(
+        "--claims-file", metavar="FILE", default=str(DEFAULT_LEDGER), help="the ledger to check against"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

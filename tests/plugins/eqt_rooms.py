@@ -1,4 +1,4 @@
-"""Prints how long the tests of each room (folder under `tests/`) took, also when xdist spread them over workers."""
+"""Prints how long the tests of each room (folder under `tests/`) took, with xdist added over its workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def room(nodeid: str) -> str:
-    """The folder of a test: `tests/groups/test_x.py::test_y` is in `groups`, a file right under `tests/` in `.`."""
+    """The folder of a test: `groups` for `tests/groups/test_x.py::test_y`, `.` right under `tests/`."""
     folders = PurePosixPath(nodeid.split("::", 1)[0]).parent.parts
     return folders[1] if len(folders) > 1 else "."
 
@@ -32,7 +32,9 @@ class RoomTimes:
         terminalreporter.section("minutes per room, added over workers")
         for name, seconds in self.seconds.most_common():
             terminalreporter.write_line(f"{seconds / 60:7.2f} min  {self.tests[name]:5d} tests  {name}")
-        terminalreporter.write_line(f"{self.seconds.total() / 60:7.2f} min  {self.tests.total():5d} tests  in all")
+        terminalreporter.write_line(
+            f"{self.seconds.total() / 60:7.2f} min  {self.tests.total():5d} tests  in all"
+        )
 
 
 def pytest_configure(config: pytest.Config) -> None:
