@@ -30,8 +30,8 @@ class Example(NamedTuple):
       params: What symmetries act on: the collection ``params`` of the module, or
         ``{"params": ..., "batch_stats": ...}`` where it has running statistics.
       inputs: A batch of inputs.
-      apply: The function ``apply(params, inputs) -> outputs``, in inference mode; hashable, and equal for equal
-        modules, so that ``jax.jit`` compiles it once.
+      apply: The function ``apply(params, inputs) -> outputs``, in inference mode; hashable, and equal for
+        equal modules, so that ``jax.jit`` compiles it once.
     """
 
     module: nn.Module
@@ -113,7 +113,7 @@ def perturb(key: Array, params: PyTree, scale: float = 0.3) -> PyTree:
 
 
 def _initial(key: Array, shapes: PyTree) -> PyTree:
-    """Ones for leaves named ``scale`` or ``var``, zeros for ``bias`` or ``mean``, N(0, 1/fan-in) for others."""
+    """Ones for leaves ``scale`` or ``var``, zeros for ``bias`` or ``mean``, N(0, 1/fan-in) for the rest."""
 
     def fill(name: str, leaf: Array) -> Array:
         if name in ("scale", "var"):
