@@ -60,6 +60,12 @@ class Translation(Group):
     def dual(self, space: int, weight: Fraction) -> Fraction:
         return Fraction(0)
 
+    def adds_constant(self, space: int, weight: Fraction) -> bool:
+        return bool(weight)
+
+    def fixes_constants(self, space: int, weight: Fraction) -> bool:
+        return True  # its linear part is trivial
+
     def identity(self, dtype=None) -> Array:
         return jnp.zeros((self.n,), dtype)
 
@@ -155,6 +161,9 @@ class Affine(Group):
     def dual(self, space: int, weight: tuple[str, int]) -> tuple[str, int]:
         name, power = weight
         return ("linear" if name == "point" else name, -power)
+
+    def adds_constant(self, space: int, weight: tuple[str, int]) -> bool:
+        return weight[0] == "point"
 
     def identity(self, dtype=None) -> AffineElement:
         dtype = _arrays.float_dtype(dtype)

@@ -177,6 +177,18 @@ class Group(abc.ABC):
         """The size of an axis on which that space acts with that weight."""
         return self.sizes[space]
 
+    def is_still(self, space: int) -> bool:
+        """Whether no element moves that space: a trivial group, or the outer space of a direct power."""
+        return False
+
+    def adds_constant(self, space: int, weight: Weight) -> bool:
+        """Whether the action adds a vector that is constant along the other axes (translations, points)."""
+        return False
+
+    def fixes_constants(self, space: int, weight: Weight) -> bool:
+        """Whether every element fixes the all-ones vector of that space, so that added constants commute."""
+        return False
+
     @abc.abstractmethod
     def identity(self, dtype=None) -> Element:
         """The neutral element."""

@@ -93,6 +93,18 @@ class Product(Group):
         i, space = self.locate(space)
         return self.groups[i].dual(space, weight)
 
+    def is_still(self, space: int) -> bool:
+        i, space = self.locate(space)
+        return self.groups[i].is_still(space)
+
+    def adds_constant(self, space: int, weight: Weight) -> bool:
+        i, space = self.locate(space)
+        return self.groups[i].adds_constant(space, weight)
+
+    def fixes_constants(self, space: int, weight: Weight) -> bool:
+        i, space = self.locate(space)
+        return self.groups[i].fixes_constants(space, weight)
+
     def identity(self, dtype=None) -> tuple:
         return tuple(g.identity(dtype) for g in self.groups)
 
@@ -222,6 +234,13 @@ class Wreath(Group):
 
     def dual(self, space: int, weight: Weight) -> Weight:
         return self.outer.dual(0, weight) if space == 0 else self.inner.dual(space - 1, weight)
+
+    def is_still(self, space: int) -> bool:
+        return self.outer.is_still(0) if space == 0 else self.inner.is_still(space - 1)
+
+    def fixes_constants(self, space: int, weight: Weight) -> bool:
+        group, space = (self.outer, 0) if space == 0 else (self.inner, space - 1)
+        return group.fixes_constants(space, weight)
 
     def identity(self, dtype=None) -> WreathElement:
         inner = jax.tree.map(

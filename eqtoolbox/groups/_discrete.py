@@ -44,6 +44,12 @@ class Trivial(Group):
     def weight(self, space: int, exponent: Exponent) -> None:
         return None
 
+    def is_still(self, space: int) -> bool:
+        return True
+
+    def fixes_constants(self, space: int, weight: None) -> bool:
+        return True
+
     def identity(self, dtype=None) -> tuple:
         return ()
 
@@ -95,6 +101,9 @@ class Permutation(Group):
 
     def weight(self, space: int, exponent: Exponent) -> None:
         return None
+
+    def fixes_constants(self, space: int, weight: None) -> bool:
+        return True
 
     def identity(self, dtype=None) -> Array:
         return jnp.arange(self.n)
@@ -151,6 +160,9 @@ class SignFlip(Group):
         if power is None:
             raise ValueError(f"{self} takes one exponent, got {exponent}")
         return odd(power)
+
+    def fixes_constants(self, space: int, weight: bool) -> bool:
+        return not weight
 
     def identity(self, dtype=None) -> Array:
         return jnp.ones((self.n,), jnp.int8)

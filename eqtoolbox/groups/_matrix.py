@@ -246,6 +246,9 @@ class Stabiliser(_MatrixGroup):
     def compact(self) -> Stabiliser:
         return Stabiliser(Orthogonal(self.n), self.vector)
 
+    def fixes_constants(self, space: int, weight: int) -> bool:
+        return len(set(self.fixed)) == 1 and weight == 1
+
     def sample(self, key: Array, dtype=None) -> Array:
         dtype = _arrays.float_dtype(dtype)
         if self.n == 1:

@@ -152,6 +152,9 @@ class Monomial(Group):
     def dual(self, space: int, weight: tuple[Rows, ...]) -> tuple[Rows, ...]:
         return tuple(r._replace(power=-r.power) for r in weight)
 
+    def fixes_constants(self, space: int, weight: tuple[Rows, ...]) -> bool:
+        return not weight
+
     def identity(self, dtype=None) -> MonomialElement:
         return MonomialElement(
             jnp.arange(self.n),

@@ -57,6 +57,9 @@ class PositiveScaling(Group):
     def dual(self, space: int, weight: Fraction) -> Fraction:
         return -weight
 
+    def fixes_constants(self, space: int, weight: Fraction) -> bool:
+        return not weight
+
     def identity(self, dtype=None) -> Array:
         return jnp.ones((self.dimension,), dtype)
 

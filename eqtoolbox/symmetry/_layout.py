@@ -10,20 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eqtoolbox.groups import (
-    Affine,
-    Group,
-    Monomial,
-    Permutation,
-    PositiveScaling,
-    Product,
-    SignFlip,
-    Slot,
-    Stabiliser,
-    Translation,
-    Trivial,
-    Wreath,
-)
+from eqtoolbox.groups import Group, Slot
 from eqtoolbox.symmetry._labels import Atom, AxisLabel, LeafLabel, Segment
 
 
@@ -254,50 +241,16 @@ def check_block(factors: tuple[Factor, ...], places: tuple[Place, ...]) -> None:
     slots = [(factor, slot) for factor in factors for slot in slots_of(factor, places)]
     for factor, slot in slots:
         for name, axis in slot.index:
-            acting = [f for f, s in slots if s.axis == axis and not isinstance(f.group, Trivial)]
-            if any(not is_still(f.group, f.spaces.index(name)) for f in acting):
+            acting = [f for f, s in slots if s.axis == axis]
+            if any(not f.group.is_still(f.spaces.index(name)) for f in acting):
                 raise ValueError(
                     f"the axis {name!r} indexes scalings and must be fixed, but a group acts on it"
                 )
-        if not _adds_constant(factor.group, slot):
+        if not factor.group.adds_constant(slot.space, slot.weight):
             continue
         for other, there in slots:
-            if there.axis != slot.axis and not _fixes_constants(other.group, there.space, there.weight):
+            if there.axis != slot.axis and not other.group.fixes_constants(there.space, there.weight):
                 raise ValueError(
                     f"{factor.group} on {factor.key!r} adds the same vector along the axis of {other.key!r}, "
                     f"but {other.group} does not fix constant vectors: the two do not commute"
                 )
-
-
-def _adds_constant(group: Group, slot: Slot) -> bool:
-    if isinstance(group, Product):
-        i, space = group.locate(slot.space)
-        return _adds_constant(group.groups[i], slot._replace(space=space))
-    if isinstance(group, Affine):
-        return slot.weight[0] == "point"
-    return isinstance(group, Translation) and bool(slot.weight)
-
-
-def is_still(group: Group, space: int) -> bool:
-    """Whether a space of a group is never moved: the outer space of a direct power."""
-    if isinstance(group, Product):
-        i, space = group.locate(space)
-        return is_still(group.groups[i], space)
-    if isinstance(group, Wreath):
-        return isinstance(group.outer, Trivial) if space == 0 else is_still(group.inner, space - 1)
-    return isinstance(group, Trivial)
-
-
-def _fixes_constants(group: Group, space: int, weight) -> bool:
-    """Whether a representation fixes the all-ones vector."""
-    if isinstance(group, Product):
-        i, space = group.locate(space)
-        return _fixes_constants(group.groups[i], space, weight)
-    if isinstance(group, Wreath):
-        inner = (group.outer, 0) if space == 0 else (group.inner, space - 1)
-        return _fixes_constants(*inner, weight)
-    if isinstance(group, (Monomial, SignFlip, PositiveScaling)):
-        return not weight
-    if isinstance(group, Stabiliser):
-        return group.vector is None and weight == 1
-    return isinstance(group, (Permutation, Trivial, Translation))

@@ -23,7 +23,6 @@ from eqtoolbox.symmetry._layout import (
     act_on_leaf,
     blocks,
     check_block,
-    is_still,
     resolve,
     slots_of,
     space_table,
@@ -113,7 +112,7 @@ class Symmetry:
                 if name not in used:
                     raise ValueError(f"the space {name!r} of {factor.group} is on no label")
                 other = owner.setdefault(name, factor)
-                shared = is_still(factor.group, i) and is_still(other.group, other.spaces.index(name))
+                shared = factor.group.is_still(i) and other.group.is_still(other.spaces.index(name))
                 if other is not factor and not shared:
                     raise ValueError(f"the space {name!r} has two groups: {other.group} and {factor.group}")
         for path, label in self.labels:
