@@ -188,10 +188,9 @@ class Monomial(Group):
     def act_slots(self, g: MonomialElement, x: Array, slots: tuple[Slot, ...]) -> Array:
         for slot in slots:
             x = _arrays.permute(g.perm, x, slot.axis)
-            for rows in slot.weight:
-                block = g.sign if rows.signed else _arrays.power(_block(g.scale, rows), rows.power)
-                factor = _block(block, rows) if rows.signed else block
-                x = _arrays.multiply(_place(factor, rows, slot, x), x)
+            factors = [_place(_factor(g, rows), rows, slot, x) for rows in slot.weight]
+            if factors:
+                x = _arrays.multiply(math.prod(factors[1:], start=factors[0]), x)
         return x
 
     def permutation(self, g: MonomialElement) -> Array:
@@ -256,8 +255,13 @@ def _matters(rows: Rows) -> bool:
 
 def _block(array: Array, rows: Rows) -> Array:
     """The rows a weight reads: (n,), or (count, n) when an axis indexes them."""
-    block = array[rows.start : rows.start + rows.count]
-    return block[0] if rows.index is None else block
+    block = jax.lax.slice_in_dim(array, rows.start, rows.start + rows.count)
+    return jax.lax.squeeze(block, (0,)) if rows.index is None else block
+
+
+def _factor(g: MonomialElement, rows: Rows) -> Array:
+    """What a weight multiplies by: signs, or scalings to its power."""
+    return _block(g.sign, rows) if rows.signed else _arrays.power(_block(g.scale, rows), rows.power)
 
 
 def _place(factor: Array, rows: Rows, slot: Slot, x: Array) -> Array:
