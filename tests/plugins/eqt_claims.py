@@ -194,7 +194,13 @@ class ClaimsPlugin:
         elif self.mode == "static" and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
             session.exitstatus = pytest.ExitCode.OK
 
-    def pytest_terminal_summary(self, terminalreporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter, exitstatus: int) -> None:
+        if exitstatus in (
+            pytest.ExitCode.INTERRUPTED,
+            pytest.ExitCode.INTERNAL_ERROR,
+            pytest.ExitCode.USAGE_ERROR,
+        ):
+            return  # collection failed: a ledger would call claims open that have a test
         rows = self.ledger.rows(static=self.mode == "static")
         if self.json:
             Path(self.json).write_text(
