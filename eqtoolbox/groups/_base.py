@@ -8,17 +8,19 @@ requested as *slots*: which space acts on which axis of an array, and with which
 from __future__ import annotations
 
 import abc
+import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
+from eqtoolbox.groups import _arrays
 from eqtoolbox.groups._exponent import Exponent
+from eqtoolbox.groups._isotypic import Isotypic
 
 Element = Any  # a pytree of arrays
 Vector = Any  # an algebra vector: a pytree of arrays
@@ -33,7 +35,7 @@ class Slot(NamedTuple):
 
     Attributes:
       space: which of the group's spaces acts.
-      axis: the axis of the array it acts on.
+      axis: the axis of the array it acts on, not negative.
       weight: what the group made of the label's exponent.
       parent: the axis carrying the space this one depends on (wreath products), or None.
       index: ``(name, axis)`` pairs: the axes that index a block of scalings (monomial groups).
@@ -46,86 +48,24 @@ class Slot(NamedTuple):
     index: tuple[tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True)
-class Isotypic:
-    """An isotypic component of a real representation on R^n: ``multiplicity`` copies of one irreducible.
-
-    Attributes:
-      name: ``"trivial"``, ``"standard"``, ``"vector"``, …, or ``"unit i"`` for a character of one coordinate.
-      dimension: of the irreducible.
-      multiplicity: number of copies.
-      rows: a function without arguments returning an orthonormal basis, shape
-        (multiplicity, dimension, n).
-    """
-
-    name: str
-    dimension: int
-    multiplicity: int
-    rows: Callable[[], np.ndarray]
-
-    def coordinates(self, x: Array, axis: int = -1) -> Array:
-        """Replaces ``axis`` of ``x`` by two axes (multiplicity, dimension) of orthonormal coordinates."""
-        axis = axis % x.ndim
-        rows = jnp.asarray(self.rows(), x.dtype)
-        y = jnp.tensordot(rows, x, axes=(2, axis), precision=jax.lax.Precision.HIGHEST)
-        return jnp.moveaxis(y, (0, 1), (axis, axis + 1))
-
-    def project(self, x: Array, axis: int = -1) -> Array:
-        """The orthogonal projection of ``x`` on this component, along ``axis``."""
-        axis = axis % x.ndim
-        count = self.dimension * self.multiplicity
-        if count == x.shape[axis]:
-            return x
-        if self.name == "standard":
-            return x - jnp.mean(x, axis, keepdims=True)
-        rows = jnp.asarray(self.rows(), x.dtype).reshape(count, -1)
-        y = jnp.tensordot(rows, x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
-        y = jnp.tensordot(rows, y, axes=(0, 0), precision=jax.lax.Precision.HIGHEST)
-        return jnp.moveaxis(y, 0, axis)
-
-
-def vector_component(n: int, name: str = "vector") -> Isotypic:
-    """R^n itself, irreducible."""
-    return Isotypic(name, n, 1, lambda: np.eye(n)[None])
-
-
-def trivial_components(n: int) -> tuple[Isotypic, ...]:
-    """n copies of the trivial representation."""
-    return (Isotypic("trivial", 1, n, lambda: np.eye(n)[:, None, :]),)
-
-
-def unit_components(n: int) -> tuple[Isotypic, ...]:
-    """One distinct one-dimensional character per coordinate."""
-    return tuple(Isotypic(f"unit {i}", 1, 1, lambda i=i: np.eye(n)[None, i : i + 1]) for i in range(n))
-
-
-def permutation_components(n: int) -> tuple[Isotypic, ...]:
-    """The trivial and the standard representation of S(n) in R^n."""
-    mean = Isotypic("trivial", 1, 1, lambda: np.full((1, 1, n), 1 / math.sqrt(n)))
-    if n == 1:
-        return (mean,)
-    return mean, Isotypic("standard", n - 1, 1, lambda: complement(np.ones(n)).T[None])
-
-
-def complement(vector: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of the complement of ``vector`` in R^n, shape (n, n - 1) (Householder)."""
-    v = np.asarray(vector, np.float64)
-    u = v / np.linalg.norm(v)
-    sign = 1.0 if u[0] >= 0 else -1.0
-    w = u.copy()
-    w[0] += sign
-    h = np.eye(len(v)) - 2 * np.outer(w, w) / (w @ w)
-    return h[:, 1:]
-
-
 class Group(abc.ABC):
     """The interface of a group; the defaults are those of a discrete linear group on one space.
 
-    Every method is pure and works under ``jit`` and ``vmap``. ``dtype`` is that of the floating arrays of an
-    element, the default float when None.
+    Methods on elements and vectors are pure and work under ``jit``, ``vmap`` and ``grad``: called with one
+    element each, and mapped over stacks of them. ``dtype`` is that of the floating arrays of an element: the
+    default float when None, and at least float32 (bfloat16 parameters are acted on by float32 elements).
+
+    A new group is a frozen dataclass that defines the abstract methods and ``_isotypic``; with a Lie algebra
+    also ``dimension``, ``algebra_zero``, ``algebra_sample``, ``exp``, ``log`` and ``_tangent``; when finite
+    also ``order`` and ``_elements``.
     """
 
     n: int
+
+    def __post_init__(self):
+        object.__setattr__(self, "n", checked_size(self.n, type(self).__name__))
+
+    # What it is.
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -139,7 +79,7 @@ class Group(abc.ABC):
 
     @property
     def dimension(self) -> int:
-        """Dimension of the Lie algebra; 0 for a discrete group."""
+        """Dimension of the Lie algebra; 0 for a finite group."""
         return 0
 
     @property
@@ -150,7 +90,7 @@ class Group(abc.ABC):
     @property
     def is_compact(self) -> bool:
         """Whether it has an invariant (Haar) probability distribution."""
-        return self.order is not None
+        return self.dimension == 0
 
     @property
     def is_linear(self) -> bool:
@@ -158,12 +98,25 @@ class Group(abc.ABC):
         return True
 
     def compact(self) -> Group:
-        """A maximal compact subgroup."""
+        """A maximal compact subgroup, on the same spaces."""
         return self
+
+    def compact_exponent(self, space: int, exponent: Exponent) -> Exponent:
+        """The exponent with which ``compact()`` acts where this group acts with ``exponent``."""
+        return exponent
+
+    # How it acts.
 
     @abc.abstractmethod
     def weight(self, space: int, exponent: Exponent) -> Weight:
         """Gives an exponent its meaning for one of the group's spaces.
+
+        Args:
+          space: number of the space.
+          exponent: what a label says.
+
+        Returns:
+          A hashable value that only this group reads.
 
         Raises:
           ValueError: the group has no such representation.
@@ -189,13 +142,139 @@ class Group(abc.ABC):
         """Whether every element fixes the all-ones vector of that space, so that added constants commute."""
         return False
 
+    def act(self, g: Element, x: Array, axis: int | tuple[int | None, ...] = -1, exponent: Any = 1) -> Array:
+        """Acts with ``g`` on one axis of ``x``; for a group on several spaces, on one axis per space.
+
+        Args:
+          g: an element.
+          x: an array of any rank; ``x.shape[axis]`` must be the size of the space.
+          axis: the axis, or a tuple with one entry per space of the group, None for a space that ``x`` does
+            not carry.
+          exponent: a number, an ``Exponent``, or a tuple with one of them per space.
+
+        Returns:
+          An array of the shape and dtype of ``x``.
+
+        Raises:
+          ValueError: an axis has the wrong size, the group has no such representation, or ``g`` does not
+            have the shapes of an element.
+          TypeError: ``x`` holds integers and ``g`` does more than permute.
+        """
+        x = jnp.asarray(x)
+        return self.act_slots(g, x, self.slots(x, axis, exponent))
+
+    def tangent(
+        self, xi: Vector, x: Array, axis: int | tuple[int | None, ...] = -1, exponent: Any = 1
+    ) -> Array:
+        """The infinitesimal action of ``xi`` on ``x``: d/dt act(exp(t xi), x) at t = 0.
+
+        Args:
+          xi: an algebra vector.
+          x: as for ``act``.
+          axis: as for ``act``.
+          exponent: as for ``act``.
+
+        Returns:
+          An array of the shape and dtype of ``x``.
+
+        Raises:
+          ValueError: as for ``act``.
+          TypeError: as for ``act``.
+        """
+        x = jnp.asarray(x)
+        return self.tangent_slots(xi, x, self.slots(x, axis, exponent))
+
+    def act_slots(self, g: Element, x: Array, slots: tuple[Slot, ...]) -> Array:
+        """Acts with ``g`` on every slot of ``x``: in float32 at least, rounded once to the dtype of ``x``.
+
+        Args:
+          g: an element.
+          x: an array.
+          slots: on which axes, and how.
+
+        Returns:
+          An array of the shape and dtype of ``x``.
+
+        Raises:
+          ValueError: ``g`` does not have the shapes of an element.
+          TypeError: ``x`` holds integers and ``g`` does more than permute.
+        """
+        _check_shapes(self, g, "identity", "an element")
+        return self._act(g, x, slots).astype(x.dtype)
+
+    def tangent_slots(self, xi: Vector, x: Array, slots: tuple[Slot, ...]) -> Array:
+        """The derivative of ``act_slots(exp(t xi), x, slots)`` at t = 0.
+
+        Args:
+          xi: an algebra vector.
+          x: an array.
+          slots: on which axes, and how.
+
+        Returns:
+          An array of the shape and dtype of ``x``.
+
+        Raises:
+          ValueError: ``xi`` does not have the shapes of an algebra vector.
+          TypeError: ``x`` holds integers and ``xi`` does not act by zero.
+        """
+        _check_shapes(self, xi, "algebra_zero", "an algebra vector")
+        return self._tangent(xi, x, slots).astype(x.dtype)
+
+    def slots(self, x: Array, axis: int | tuple[int | None, ...], exponent: Any = 1) -> tuple[Slot, ...]:
+        """The slots of ``act``, checked against the shape of ``x``."""
+        axes = axis if isinstance(axis, tuple) else (axis,)
+        exponents = exponent if isinstance(exponent, tuple) else (exponent,) * len(axes)
+        if not len(axes) == len(exponents) == len(self.sizes):
+            raise ValueError(
+                f"{self} acts on {len(self.sizes)} spaces: give one axis for each, "
+                f"got axis={axis}, exponent={exponent}"
+            )
+        for a in axes:
+            if a is not None and not -x.ndim <= a < x.ndim:
+                raise ValueError(f"{self}: there is no axis {a} in an array of shape {x.shape}")
+        axes = tuple(a if a is None else a % x.ndim for a in axes)
+        given = [a for a in axes if a is not None]
+        if not given or len(set(given)) < len(given):
+            raise ValueError(
+                f"{self}: every space needs an axis of its own, got axis={axis} for shape {x.shape}"
+            )
+        slots = []
+        for space, (a, q, parent) in enumerate(zip(axes, exponents, self.parents, strict=True)):
+            if a is None:
+                continue
+            weight = self.weight(space, Exponent.of(q))
+            size = self.axis_size(space, weight)
+            if x.shape[a] != size:
+                raise ValueError(f"{self} needs an axis of size {size}, got shape {x.shape} at axis {a}")
+            if parent is not None and axes[parent] is None:
+                raise ValueError(
+                    f"{self}: space {space} depends on space {parent}, give the axis of that too"
+                )
+            slots.append(Slot(space, a, weight, None if parent is None else axes[parent]))
+        return tuple(slots)
+
     @abc.abstractmethod
-    def identity(self, dtype=None) -> Element:
+    def _act(self, g: Element, x: Array, slots: tuple[Slot, ...]) -> Array:
+        """``act_slots`` without checks; the result may have the working dtype of ``x``."""
+
+    def _tangent(self, xi: Vector, x: Array, slots: tuple[Slot, ...]) -> Array:
+        """``tangent_slots`` without checks; the result may have the working dtype of ``x``."""
+        return jnp.zeros_like(x)
+
+    # Its elements.
+
+    @abc.abstractmethod
+    def identity(self, dtype: DTypeLike | None = None) -> Element:
         """The neutral element."""
 
     @abc.abstractmethod
-    def sample(self, key: Array, dtype=None) -> Element:
-        """A random element: Haar distributed where the group is compact, else as its class states."""
+    def sample(self, key: Array, dtype: DTypeLike | None = None) -> Element:
+        """A random element: Haar distributed where the group is compact, else as its class states.
+
+        Args:
+          key: a typed key.
+          dtype: of the floating arrays.
+        """
 
     @abc.abstractmethod
     def compose(self, a: Element, b: Element) -> Element:
@@ -205,115 +284,168 @@ class Group(abc.ABC):
     def inverse(self, g: Element) -> Element:
         """The inverse element."""
 
-    @abc.abstractmethod
     def contains(self, g: Element, tolerance: float = 1e-5) -> Array:
-        """Whether ``g`` is an element, up to ``tolerance``: a boolean scalar."""
+        """Whether ``g`` is an element, up to ``tolerance``: a boolean scalar.
 
-    @abc.abstractmethod
-    def act_slots(self, g: Element, x: Array, slots: tuple[Slot, ...]) -> Array:
-        """Acts with ``g`` on every slot of ``x``."""
-
-    def algebra_zero(self, dtype=None) -> Vector:
-        """The zero of the Lie algebra: minimal coordinates, ``dimension`` numbers in all."""
-        return jnp.zeros((0,), dtype)
-
-    def algebra_sample(self, key: Array, dtype=None) -> Vector:
-        """A random algebra vector with independent normal coordinates."""
-        return self.algebra_zero(dtype)
-
-    def exp(self, xi: Vector) -> Element:
-        """The exponential of an algebra vector."""
-        return self.identity()
-
-    def log(self, g: Element) -> Vector:
-        """The principal logarithm: NaN where ``g`` has none.
-
-        Raises:
-          TypeError: the group is discrete.
+        Args:
+          g: a pytree of arrays; one without the shapes of an element is none.
+          tolerance: largest absolute error of the equations an element satisfies. Conditions that are
+            inequalities (invertible, positive) or speak of integers hold or fail as they are.
         """
-        raise TypeError(f"{self} is discrete: its elements have no logarithm")
-
-    def tangent_slots(self, xi: Vector, x: Array, slots: tuple[Slot, ...]) -> Array:
-        """The derivative of ``act_slots(exp(t xi), x, slots)`` at t = 0."""
-        return jnp.zeros_like(x)
+        if not _shapes_fit(g, _shapes(self, "identity")):
+            return jnp.asarray(False)
+        return self._contains(jax.tree.map(jnp.asarray, g), tolerance)
 
     @abc.abstractmethod
-    def isotypic(self, weight: Weight = None, space: int = 0) -> tuple[Isotypic, ...]:
-        """The real isotypic components of the vector representation with that weight."""
+    def _contains(self, g: Element, tolerance: float) -> Array:
+        """``contains`` for arrays of the right shapes."""
 
     def elements(self) -> Element:
-        """Every element of a finite group, stacked along a leading axis of length ``order``.
+        """Every element of a finite group, once, stacked along a leading axis of length ``order``.
 
         Raises:
           ValueError: the group is infinite or has more than ``ENUMERATION_LIMIT`` elements.
         """
-        check_enumerable(self)
+        _check_enumerable(self)
         return self._elements()
 
     def _elements(self) -> Element:
-        raise NotImplementedError(f"{type(self).__name__} cannot enumerate its elements")
+        """``elements`` of a small finite group; such a group defines it."""
+        raise NotImplementedError(f"{type(self).__name__} does not define its elements")
 
-    def act(self, g: Element, x: Array, axis: int | tuple[int, ...] = -1, exponent: Any = 1) -> Array:
-        """Acts with ``g`` on one axis of ``x`` (one axis per space for a group on several spaces).
+    # Its Lie algebra.
+
+    def algebra_zero(self, dtype: DTypeLike | None = None) -> Vector:
+        """The zero of the Lie algebra: minimal coordinates, ``dimension`` numbers in all."""
+        return jnp.zeros((0,), _arrays.float_dtype(dtype))
+
+    def algebra_sample(self, key: Array, dtype: DTypeLike | None = None) -> Vector:
+        """A random algebra vector: independent normal coordinates, of the variance its class states.
 
         Args:
-          g: an element.
-          x: an array of any rank; ``x.shape[axis]`` must be the size of the space.
-          axis: the axis, or a tuple with one axis per space of the group.
-          exponent: a number, an ``Exponent``, or a tuple with one per space.
+          key: a typed key.
+          dtype: of the vector.
+        """
+        return self.algebra_zero(dtype)
 
-        Returns:
-          An array of the shape and dtype of ``x``.
+    def exp(self, xi: Vector) -> Element:
+        """The exponential of an algebra vector, in its dtype."""
+        return self.identity()
+
+    def log(self, g: Element) -> Vector:
+        """The principal logarithm: an algebra vector with exp(log(g)) = g, NaN where there is none.
 
         Raises:
-          ValueError: an axis has the wrong size, or the group has no such representation.
+          TypeError: the group is finite.
         """
-        return self.act_slots(g, x, self.slots(x, axis, exponent))
+        raise TypeError(f"{self} is finite: its elements have no logarithm")
 
-    def tangent(self, xi: Vector, x: Array, axis: int | tuple[int, ...] = -1, exponent: Any = 1) -> Array:
-        """The infinitesimal action of ``xi`` on ``x``: d/dt act(exp(t xi), x) at t = 0."""
-        return self.tangent_slots(xi, x, self.slots(x, axis, exponent))
+    # Its irreducible pieces.
 
-    def slots(self, x: Array, axis: int | tuple[int, ...], exponent: Any) -> tuple[Slot, ...]:
-        """The slots of ``act``: one per space, checked against the shape of ``x``."""
-        axes = axis if isinstance(axis, tuple) else (axis,)
-        powers = exponent if isinstance(exponent, tuple) else (exponent,) * len(axes)
-        if not len(axes) == len(powers) == len(self.sizes):
-            raise ValueError(f"{self} acts on {len(self.sizes)} axes, got axis={axis}, exponent={exponent}")
-        axes = tuple(a % x.ndim for a in axes)
-        weights = [self.weight(i, Exponent.of(q)) for i, q in enumerate(powers)]
-        for i, (a, w) in enumerate(zip(axes, weights, strict=True)):
-            if x.shape[a] != self.axis_size(i, w):
-                raise ValueError(
-                    f"{self} needs an axis of size {self.axis_size(i, w)}, got shape {x.shape} at axis {a}"
-                )
-        parents = (None if p is None else axes[p] for p in self.parents)
-        return tuple(Slot(i, a, w, p) for i, (a, w, p) in enumerate(zip(axes, weights, parents, strict=True)))
+    def isotypic(self, weight: Weight = None, space: int = 0) -> tuple[Isotypic, ...]:
+        """The real isotypic components of the vector representation.
+
+        Args:
+          weight: of the representation, from ``weight``; None for exponent 1.
+          space: number of the space.
+
+        Returns:
+          Components that are orthogonal to each other and span the axis.
+
+        Raises:
+          TypeError: the representation is not a sum of irreducible ones (possible without compactness).
+        """
+        return self._isotypic(self.weight(space, Exponent.of(1)) if weight is None else weight)
+
+    def _isotypic(self, weight: Weight) -> tuple[Isotypic, ...]:
+        """``isotypic`` for a given weight; a group on one space defines it."""
+        raise NotImplementedError(f"{type(self).__name__} does not define its isotypic components")
 
 
-def check_size(n: int, name: str) -> None:
-    """Raises ValueError unless ``n`` is a positive integer."""
+class UnitGroup(Group):
+    """A group that moves each unit of a space as a whole: it permutes them and gives each a factor.
+
+    These can be the outer group of a wreath product.
+    """
+
+    def compact(self) -> UnitGroup:
+        return self
+
+    def permutation(self, g: Element) -> Array:
+        """The index vector by which ``g`` permutes the units, shape (n,)."""
+        return jnp.arange(self.n)
+
+
+def checked_size(n: Any, name: str) -> int:
+    """``n`` as an int.
+
+    Raises:
+      ValueError: it is not a positive integer.
+    """
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise ValueError(f"{name}: the size must be a positive integer, got {n!r}")
+    return int(n)
 
 
-def check_enumerable(group: Group) -> None:
-    """Raises ValueError unless the group is finite and small enough to enumerate."""
-    if group.order is None:
-        raise ValueError(f"{group} is infinite: it cannot be enumerated, sample it instead")
-    if group.order > ENUMERATION_LIMIT:
+def single_power(group: Group, exponent: Exponent):
+    """The power of an exponent that is the same for every generator.
+
+    Raises:
+      ValueError: the exponent names generators, of which the group has only one.
+    """
+    power = exponent.uniform
+    if power is None:
+        raise ValueError(f"{group} has no named scalings or signs: it takes one number, got {exponent}")
+    return power
+
+
+@functools.lru_cache(maxsize=1024)
+def _shapes(group: Group, maker: str) -> Any:
+    """The pytree of shapes of an element or an algebra vector."""
+    return jax.eval_shape(getattr(group, maker))
+
+
+def _shapes_fit(value: Any, expected: Any) -> bool:
+    leaves, treedef = jax.tree.flatten(value)
+    wanted, wanted_treedef = jax.tree.flatten(expected)
+    return treedef == wanted_treedef and all(
+        jnp.shape(a) == b.shape for a, b in zip(leaves, wanted, strict=True)
+    )
+
+
+def _check_shapes(group: Group, value: Any, maker: str, what: str) -> None:
+    expected = _shapes(group, maker)
+    if not _shapes_fit(value, expected):
+        show = functools.partial(jax.tree.map, jnp.shape)
         raise ValueError(
-            f"{group} has {group.order} elements, more than {ENUMERATION_LIMIT}: sample it instead"
+            f"{group}: {what} has shapes {show(expected)}, got {show(value)}; use vmap for a stack"
         )
 
 
-def cartesian(parts: list[Element]) -> tuple[Element, ...]:
-    """All combinations of stacked elements: each returned part has the product of the leading sizes."""
-    sizes = [jax.tree.leaves(p)[0].shape[0] if jax.tree.leaves(p) else 1 for p in parts]
-    grid = np.indices(sizes).reshape(len(sizes), -1)
+def _check_enumerable(group: Group) -> None:
+    if group.dimension or group.order is None:
+        raise ValueError(f"{group} is infinite: it cannot be enumerated, sample it instead")
+    if group.order > ENUMERATION_LIMIT:
+        raise ValueError(
+            f"{group} has about 10^{math.log10(group.order):.0f} elements, more than {ENUMERATION_LIMIT}: "
+            "sample it instead"
+        )
+
+
+def cartesian(parts: list[Element], counts: list[int]) -> tuple[Element, ...]:
+    """All combinations of stacked elements.
+
+    Args:
+      parts: pytrees, the i-th with a leading axis of length ``counts[i]``; it may have no arrays.
+      counts: their lengths.
+
+    Returns:
+      The parts, each with a leading axis as long as the product of the lengths; the last varies fastest.
+    """
+    grid = np.indices(counts).reshape(len(counts), -1)
     return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], part) for part, i in zip(parts, grid, strict=True))
 
 
-def all_true(*conditions) -> Array:
+def all_true(*conditions: Array) -> Array:
     """The conjunction of arrays of booleans of any shape, as a scalar."""
-    return jnp.stack([jnp.all(c) for c in conditions]).all() if conditions else jnp.asarray(True)
+    return functools.reduce(jnp.logical_and, map(jnp.all, conditions), jnp.asarray(True))

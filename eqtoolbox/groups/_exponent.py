@@ -33,18 +33,48 @@ class Term:
 
 @dataclass(frozen=True)
 class Exponent:
-    """A tuple of terms; see the module docstring for how it is written."""
+    """How a space acts on an axis: one power for every generator, or one per named generator.
+
+    >>> str(Exponent.of(-1)), str(Exponent.of("1/2")), str(Exponent.of([Term("a", Fraction(1))]))
+    ('*', '^1/2', '{a:1}')
+
+    Attributes:
+      terms: one term without a name, or any number of terms with names, no two for the same generators.
+    """
 
     terms: tuple[Term, ...]
 
+    def __post_init__(self):
+        names = [(term.name, term.index) for term in self.terms]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the exponent {self} gives two powers to one name")
+        if len(names) != 1 and any(not name for name, _ in names):
+            raise ValueError(f"the exponent {self} mixes a power for all generators with named ones")
+
     @staticmethod
     def of(value: Exponent | int | float | str | Fraction | Iterable[Term] = 1) -> Exponent:
-        """Reads an exponent from a number (the same for every generator) or terms."""
+        """Reads an exponent.
+
+        Args:
+          value: an exponent, a rational number or its text (the same for every generator; a float is read
+            as it prints, so 0.1 is 1/10), or terms.
+
+        Raises:
+          ValueError: it is not a finite number, or two terms are for one generator.
+          TypeError: it is neither a number nor terms.
+        """
         if isinstance(value, Exponent):
             return value
         if isinstance(value, (int, float, str, Fraction)):
-            return Exponent((Term("", Fraction(value)),))
-        return Exponent(tuple(value))
+            try:
+                power = Fraction(str(value) if isinstance(value, float) else value)
+            except (ValueError, ZeroDivisionError):
+                raise ValueError(f"an exponent must be a finite rational number, got {value!r}") from None
+            return Exponent((Term("", power),))
+        terms = tuple(value) if isinstance(value, Iterable) else (value,)
+        if not all(isinstance(term, Term) for term in terms):
+            raise TypeError(f"an exponent is a number or a sequence of Term, got {value!r}")
+        return Exponent(tuple(Term(term.name, Fraction(term.power), term.index) for term in terms))
 
     @property
     def uniform(self) -> Fraction | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,35 +10,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from eqtoolbox.groups import _arrays
-from eqtoolbox.groups._base import (
-    Group,
-    Isotypic,
-    Slot,
-    all_true,
-    check_size,
-    complement,
-    vector_component,
-)
+from eqtoolbox.groups._base import Group, Slot, all_true
 from eqtoolbox.groups._exponent import Exponent
+from eqtoolbox.groups._isotypic import Isotypic, complement, vector_component
+from eqtoolbox.groups._log import log_matrix
 from eqtoolbox.groups._scaling import LOG_SPREAD
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-class _MatrixGroup(Group):
-    """What the groups of n x n matrices share: an element is the matrix itself, shape (n, n)."""
+class MatrixGroup(Group):
+    """What the groups of n x n matrices share: an element is the matrix itself, shape (n, n).
 
-    n: int
+    Exponent 1 acts as ``new[i] = sum_j g[i, j] old[j]``, exponent -1 with the inverse transpose; a group of
+    orthogonal matrices ignores exponents.
+    """
+
     is_orthogonal: ClassVar[bool]
-
-    def __post_init__(self):
-        check_size(self.n, type(self).__name__)
 
     @property
     def is_compact(self) -> bool:
-        return self.is_orthogonal
+        return self.is_orthogonal or self.dimension == 0
 
     def weight(self, space: int, exponent: Exponent) -> int:
         if self.is_orthogonal:
@@ -50,7 +46,7 @@ class _MatrixGroup(Group):
     def dual(self, space: int, weight: int) -> int:
         return weight if self.is_orthogonal else -weight
 
-    def identity(self, dtype=None) -> Array:
+    def identity(self, dtype: DTypeLike | None = None) -> Array:
         return jnp.eye(self.n, dtype=_arrays.float_dtype(dtype))
 
     def compose(self, a: Array, b: Array) -> Array:
@@ -59,63 +55,66 @@ class _MatrixGroup(Group):
     def inverse(self, g: Array) -> Array:
         return g.T if self.is_orthogonal else jnp.linalg.inv(g)
 
-    def contains(self, g: Array, tolerance: float = 1e-5) -> Array:
-        if jnp.shape(g) != (self.n, self.n):
-            return jnp.asarray(False)
-        return self._contains(g, tolerance)
-
     def _contains(self, g: Array, tolerance: float) -> Array:
+        g = g.astype(jnp.promote_types(g.dtype, jnp.float32))
         if self.is_orthogonal:
             gram = jnp.matmul(g, g.T, precision=_HIGHEST)
-            return all_true(jnp.abs(gram - jnp.eye(self.n, dtype=g.dtype)) <= tolerance)
+            return jnp.all(jnp.abs(gram - jnp.eye(self.n, dtype=g.dtype)) <= tolerance)
         s = jnp.linalg.svd(g, compute_uv=False)
-        return all_true(jnp.isfinite(g)) & (s[-1] > s[0] * self.n * jnp.finfo(g.dtype).eps)
+        return all_true(jnp.isfinite(g), s[-1] > s[0] * self.n * jnp.finfo(g.dtype).eps)
 
-    def act_slots(self, g: Array, x: Array, slots: tuple[Slot, ...]) -> Array:
+    def _act(self, g: Array, x: Array, slots: tuple[Slot, ...]) -> Array:
         dual = self.inverse(g).T if any(s.weight == -1 for s in slots) else g
         for slot in slots:
             x = _arrays.transform(g if slot.weight == 1 else dual, x, slot.axis)
         return x
 
+    @abc.abstractmethod
     def matrix(self, xi: Array) -> Array:
         """The n x n matrix of an algebra vector."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def coordinates(self, matrix: Array) -> Array:
         """The algebra vector of a matrix in the Lie algebra: the inverse of ``matrix``."""
-        raise NotImplementedError
+
+    @property
+    def algebra_shape(self) -> tuple[int, ...]:
+        """The shape of an algebra vector."""
+        return (self.dimension,)
+
+    def algebra_zero(self, dtype: DTypeLike | None = None) -> Array:
+        return jnp.zeros(self.algebra_shape, _arrays.float_dtype(dtype))
+
+    def algebra_sample(self, key: Array, dtype: DTypeLike | None = None) -> Array:
+        xi = jax.random.normal(key, self.algebra_shape, _arrays.float_dtype(dtype))
+        return xi / float(np.sqrt(self.n))
 
     def exp(self, xi: Array) -> Array:
         return jax.scipy.linalg.expm(self.matrix(xi))
 
     def log(self, g: Array) -> Array:
-        return self.coordinates(_arrays.log_matrix(g))
+        if self.dimension == 0:
+            return super().log(g)
+        return self.coordinates(log_matrix(g))
 
-    def algebra_zero(self, dtype=None) -> Array:
-        return jnp.zeros(self._algebra_shape, dtype)
-
-    def algebra_sample(self, key: Array, dtype=None) -> Array:
-        shape = self._algebra_shape
-        return jax.random.normal(key, shape, _arrays.float_dtype(dtype)) / np.sqrt(self.n).item()
-
-    @property
-    def _algebra_shape(self) -> tuple[int, ...]:
-        return (self.dimension,)
-
-    def tangent_slots(self, xi: Array, x: Array, slots: tuple[Slot, ...]) -> Array:
-        m = self.matrix(xi)
-        moved = [_arrays.transform(m if s.weight == 1 else -m.T, x, s.axis) for s in slots]
-        return sum(moved[1:], moved[0])
+    def _tangent(self, xi: Array, x: Array, slots: tuple[Slot, ...]) -> Array:
+        m, total = self.matrix(xi), jnp.zeros_like(x)
+        for slot in slots:
+            total = total + _arrays.transform(m if slot.weight == 1 else -m.T, x, slot.axis)
+        return total
 
 
 @dataclass(frozen=True)
-class GeneralLinear(_MatrixGroup):
+class GeneralLinear(MatrixGroup):
     """The group GL(n) of invertible real matrices.
 
-    Exponent 1 acts as ``new[i] = sum_j g[i, j] old[j]``, exponent -1 with the inverse transpose. An algebra
-    vector is any matrix, shape (n, n). Sampled as Q1 diag(exp u) Q2 with Q1, Q2 Haar orthogonal and u uniform
-    in [-log 2, log 2]: condition number at most 4, both signs of the determinant. Not compact: averages over
-    the group go through O(n).
+    Exponent 1 acts as ``new[i] = sum_j g[i, j] old[j]``, exponent -1 with the inverse transpose. Sampled as
+    Q1 diag(exp u) Q2 with Q1, Q2 Haar orthogonal and u uniform in [-log 2, log 2]: condition number at most
+    4, both signs of the determinant. An algebra vector is any matrix, shape (n, n); its random entries are
+    normal of variance 1/n. Not compact: averages over the group go through O(n).
+
+    Attributes:
+      n: the number of units.
     """
 
     n: int
@@ -126,18 +125,19 @@ class GeneralLinear(_MatrixGroup):
         return self.n**2
 
     @property
-    def _algebra_shape(self) -> tuple[int, ...]:
+    def algebra_shape(self) -> tuple[int, ...]:
         return (self.n, self.n)
 
     def compact(self) -> Orthogonal:
         return Orthogonal(self.n)
 
-    def sample(self, key: Array, dtype=None) -> Array:
+    def sample(self, key: Array, dtype: DTypeLike | None = None) -> Array:
         left, right, spread = jax.random.split(key, 3)
         dtype = _arrays.float_dtype(dtype)
         u = jax.random.uniform(spread, (self.n,), dtype, -LOG_SPREAD, LOG_SPREAD)
-        q1, q2 = haar(left, self.n, dtype), haar(right, self.n, dtype)
-        return jnp.matmul(q1 * jnp.exp(u), q2, precision=_HIGHEST)
+        q1 = jax.random.orthogonal(left, self.n, dtype=dtype)
+        q2 = jax.random.orthogonal(right, self.n, dtype=dtype)
+        return jnp.matmul(q1 * jnp.exp(u)[None, :], q2, precision=_HIGHEST)
 
     def matrix(self, xi: Array) -> Array:
         return xi
@@ -145,7 +145,7 @@ class GeneralLinear(_MatrixGroup):
     def coordinates(self, matrix: Array) -> Array:
         return matrix
 
-    def isotypic(self, weight: int = 1, space: int = 0) -> tuple[Isotypic, ...]:
+    def _isotypic(self, weight: int) -> tuple[Isotypic, ...]:
         return (vector_component(self.n),)
 
     def __str__(self) -> str:
@@ -153,11 +153,15 @@ class GeneralLinear(_MatrixGroup):
 
 
 @dataclass(frozen=True)
-class Orthogonal(_MatrixGroup):
+class Orthogonal(MatrixGroup):
     """The group O(n). An element is an orthogonal matrix, sampled from Haar measure.
 
-    An algebra vector holds the n(n-1)/2 entries above the diagonal of a skew matrix, row by row. Exponents
-    are ignored: the inverse transpose of an orthogonal matrix is itself.
+    An algebra vector holds the n(n-1)/2 entries above the diagonal of a skew matrix, row by row; at random
+    they are normal of variance 1/n. Exponents are ignored: the inverse transpose of an orthogonal matrix is
+    itself. Rotations by less than π have a logarithm, reflections none.
+
+    Attributes:
+      n: the number of units.
     """
 
     n: int
@@ -171,8 +175,8 @@ class Orthogonal(_MatrixGroup):
     def order(self) -> int | None:
         return 2 if self.n == 1 else None
 
-    def sample(self, key: Array, dtype=None) -> Array:
-        return haar(key, self.n, _arrays.float_dtype(dtype))
+    def sample(self, key: Array, dtype: DTypeLike | None = None) -> Array:
+        return jax.random.orthogonal(key, self.n, dtype=_arrays.float_dtype(dtype))
 
     def matrix(self, xi: Array) -> Array:
         return skew(xi, self.n)
@@ -180,7 +184,7 @@ class Orthogonal(_MatrixGroup):
     def coordinates(self, matrix: Array) -> Array:
         return skew_coordinates(matrix)
 
-    def isotypic(self, weight: int = 1, space: int = 0) -> tuple[Isotypic, ...]:
+    def _isotypic(self, weight: int) -> tuple[Isotypic, ...]:
         return (vector_component(self.n),)
 
     def _elements(self) -> Array:
@@ -191,14 +195,17 @@ class Orthogonal(_MatrixGroup):
 
 
 @dataclass(frozen=True)
-class Stabiliser(_MatrixGroup):
+class Stabiliser(MatrixGroup):
     """The matrices of GL(n) or O(n) that fix a vector v: A v = v.
 
     ``Stabiliser(Orthogonal(n))`` fixes the all-ones vector and is isomorphic to O(n-1): what a mean over the
-    axis leaves of O(n). In O(n) the algebra vectors are the (n-1)(n-2)/2 entries of a skew matrix on the
-    complement of v; in GL(n) an (n, n-1) matrix X, whose generator is X Nᵀ with N an orthonormal basis of the
-    complement. Sampled as A = u uᵀ + N B Nᵀ + u (N s)ᵀ with u = v/|v|, B a sample of the group of the
-    complement and, in GL(n), s normal of variance 1/n (Haar in O(n), well conditioned in GL(n)).
+    axis leaves of O(n). With exponent -1 the inverse transpose acts, which fixes the functional vᵀ instead.
+
+    In O(n) an algebra vector holds the (n-1)(n-2)/2 entries above the diagonal of a skew matrix on the
+    complement of v; in GL(n) it is an (n, n-1) matrix X, whose generator is X Nᵀ with N an orthonormal basis
+    of the complement; random entries are normal of variance 1/n. Sampled as A = u uᵀ + N B Nᵀ + u (N s)ᵀ with
+    u = v/|v|, B a sample of the group of the complement and, in GL(n), s normal of variance 1/n: Haar in
+    O(n), well conditioned in GL(n).
 
     Attributes:
       of: the full group.
@@ -219,10 +226,12 @@ class Stabiliser(_MatrixGroup):
 
     @property
     def n(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The number of units."""
         return self.of.n
 
     @property
     def is_orthogonal(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether its matrices are orthogonal."""
         return self.of.is_orthogonal
 
     @property
@@ -240,7 +249,7 @@ class Stabiliser(_MatrixGroup):
         return 1 if self.n == 1 else 2 if self.n == 2 and self.is_orthogonal else None
 
     @property
-    def _algebra_shape(self) -> tuple[int, ...]:
+    def algebra_shape(self) -> tuple[int, ...]:
         return (self.dimension,) if self.is_orthogonal else (self.n, self.n - 1)
 
     def compact(self) -> Stabiliser:
@@ -249,28 +258,29 @@ class Stabiliser(_MatrixGroup):
     def fixes_constants(self, space: int, weight: int) -> bool:
         return len(set(self.fixed)) == 1 and weight == 1
 
-    def sample(self, key: Array, dtype=None) -> Array:
+    def sample(self, key: Array, dtype: DTypeLike | None = None) -> Array:
         dtype = _arrays.float_dtype(dtype)
         if self.n == 1:
             return jnp.ones((1, 1), dtype)
         block_key, shear_key = jax.random.split(key)
         basis, unit = self._frame(dtype)
         block = type(self.of)(self.n - 1).sample(block_key, dtype)
-        g = _sandwich(basis, block) + jnp.outer(unit, unit)
+        g = _conjugate(basis, block) + jnp.outer(unit, unit)
         if self.is_orthogonal:
             return g
-        shear = jax.random.normal(shear_key, (self.n - 1,), dtype) / np.sqrt(self.n).item()
+        shear = jax.random.normal(shear_key, (self.n - 1,), dtype) / float(np.sqrt(self.n))
         return g + jnp.outer(unit, jnp.matmul(basis, shear, precision=_HIGHEST))
 
     def _contains(self, g: Array, tolerance: float) -> Array:
-        v = jnp.asarray(self.fixed / np.linalg.norm(self.fixed), g.dtype)
+        unit = self.fixed / np.linalg.norm(self.fixed)
+        v = jnp.asarray(unit, jnp.promote_types(g.dtype, jnp.float32))
         fixes = jnp.abs(jnp.matmul(g, v, precision=_HIGHEST) - v) <= tolerance
-        return super()._contains(g, tolerance) & jnp.all(fixes)
+        return all_true(super()._contains(g, tolerance), fixes)
 
     def matrix(self, xi: Array) -> Array:
         basis, _ = self._frame(xi.dtype)
         if self.is_orthogonal:
-            return _sandwich(basis, skew(xi, self.n - 1))
+            return _conjugate(basis, skew(xi, self.n - 1))
         return jnp.matmul(xi, basis.T, precision=_HIGHEST)
 
     def coordinates(self, matrix: Array) -> Array:
@@ -280,13 +290,15 @@ class Stabiliser(_MatrixGroup):
             return skew_coordinates(jnp.matmul(basis.T, right, precision=_HIGHEST))
         return right
 
-    def isotypic(self, weight: int = 1, space: int = 0) -> tuple[Isotypic, ...]:
-        """For O(n): the line of v and its complement. A GL stabiliser is read through the orthogonal one."""
+    def _isotypic(self, weight: int) -> tuple[Isotypic, ...]:
+        """The line of v and its complement; in GL(n) the complement has no complement that is invariant."""
+        if self.dimension and not self.is_orthogonal:
+            raise TypeError(f"{self} is not a sum of irreducible pieces; use those of its compact() subgroup")
         v = self.fixed / np.linalg.norm(self.fixed)
-        line = Isotypic("trivial", 1, 1, lambda: v[None, None])
+        line = Isotypic("trivial", 1, 1, self.n, lambda: v[None, None])
         if self.n == 1:
             return (line,)
-        return line, Isotypic("vector", self.n - 1, 1, lambda: complement(v).T[None])
+        return line, Isotypic("vector", self.n - 1, 1, self.n, lambda: complement(v).T[None])
 
     def _frame(self, dtype) -> tuple[Array, Array]:
         v = self.fixed
@@ -297,17 +309,11 @@ class Stabiliser(_MatrixGroup):
         line = jnp.outer(unit, unit)
         if self.n == 1:
             return line[None]
-        return jnp.stack(
-            [line + sign * jnp.matmul(basis, basis.T, precision=_HIGHEST) for sign in (1.0, -1.0)]
-        )
+        reflected = jnp.matmul(basis, basis.T, precision=_HIGHEST)
+        return jnp.stack([line + reflected, line - reflected])
 
     def __str__(self) -> str:
         return f"{self.of} fixing {'1' if self.vector is None else 'v'}"
-
-
-def haar(key: Array, n: int, dtype) -> Array:
-    """A Haar distributed orthogonal matrix, shape (n, n)."""
-    return jax.random.orthogonal(key, n, dtype=dtype)
 
 
 def skew(xi: Array, n: int) -> Array:
@@ -323,7 +329,7 @@ def skew_coordinates(matrix: Array) -> Array:
     return ((matrix - matrix.T) / 2)[i, j]
 
 
-def _sandwich(basis: Array, block: Array) -> Array:
-    """basis @ block @ basis.T"""
+def _conjugate(basis: Array, block: Array) -> Array:
+    """The product basis @ block @ basis.T."""
     left = jnp.matmul(basis, block, precision=_HIGHEST)
     return jnp.matmul(left, basis.T, precision=_HIGHEST)

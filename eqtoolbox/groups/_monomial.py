@@ -13,20 +13,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from eqtoolbox.groups import _arrays
-from eqtoolbox.groups._base import (
-    Group,
-    Isotypic,
-    Slot,
-    all_true,
-    cartesian,
-    check_size,
-    permutation_components,
-    vector_component,
-)
-from eqtoolbox.groups._discrete import Permutation, SignFlip, invert_permutation, is_permutation, odd
+from eqtoolbox.groups._base import Slot, UnitGroup, all_true, cartesian, checked_size
+from eqtoolbox.groups._discrete import Permutation, SignFlip, invert_permutation, is_odd, is_permutation
 from eqtoolbox.groups._exponent import Exponent, Term
+from eqtoolbox.groups._isotypic import Isotypic, permutation_components, vector_component
 from eqtoolbox.groups._scaling import is_scale, sample_scale
 
 _NAME = re.compile(r"([A-Za-z_]\w*)(?:\[(\d+)\])?")
@@ -65,7 +58,7 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True, init=False)
-class Monomial(Group):
+class Monomial(UnitGroup):
     """S(n) ⋉ (R₊^r × Z₂^s)^n: one permutation of n units, r positive scalings and s signs of each unit.
 
     Every scaling and sign has a name, and an axis has one exponent per name: ``"h{a:1,b:-2}"``; names left
@@ -74,12 +67,21 @@ class Monomial(Group):
     ``"gain[3]"``, is a block of scalings indexed by another axis of the leaf (layers stacked by a scan that
     share one permutation): ``"layers h{gain[layers]:1}"``.
 
-    The permutation and signs are sampled uniformly, the scalings as exp(u), u uniform in [-log 2, log 2].
+    The permutation and signs are sampled uniformly, the scalings as exp(u), u uniform in [-log 2, log 2]. An
+    algebra vector holds the logarithms of the scalings, shape (r, n); its random entries are normal with
+    standard deviation 1/2.
+
+    >>> from eqtoolbox import groups
+    >>> print(groups.Monomial(5, scales=1), groups.Monomial(5, scales=["a", "gain[3]"], signs=["a"]))
+    S(5)⋉R₊^5 S(5)⋉(R₊^4×Z₂)^5
 
     Attributes:
       n: the number of units.
       scales: names of the scalings; given as a number, they are called a, b, c, ….
       signs: names of the signs; likewise.
+
+    Raises:
+      ValueError: n is not a positive integer, or a name is not an identifier or occurs twice.
     """
 
     n: int
@@ -87,8 +89,7 @@ class Monomial(Group):
     signs: tuple[str, ...]
 
     def __init__(self, n: int, scales: int | Sequence[str] = 0, signs: int | Sequence[str] = 0):
-        check_size(n, "Monomial")
-        object.__setattr__(self, "n", n)
+        object.__setattr__(self, "n", checked_size(n, "Monomial"))
         object.__setattr__(self, "scales", _names(scales, "scales"))
         object.__setattr__(self, "signs", _names(signs, "signs"))
 
@@ -118,6 +119,12 @@ class Monomial(Group):
     def compact(self) -> Monomial:
         return Monomial(self.n, 0, self.signs)
 
+    def compact_exponent(self, space: int, exponent: Exponent) -> Exponent:
+        if exponent.uniform is not None:
+            return exponent
+        kept = tuple(term for term in exponent.terms if term.name in self._blocks[1])
+        return Exponent(kept) if kept else Exponent.of(0)
+
     def weight(self, space: int, exponent: Exponent) -> tuple[Rows, ...]:
         power = exponent.uniform
         if power is not None:
@@ -125,7 +132,7 @@ class Monomial(Group):
             terms = [Term(name, power) for name in names] if power else []
         else:
             terms = exponent.terms
-        return tuple(r for term in terms for r in self._rows(term) if _matters(r))
+        return tuple(r for term in terms for r in self._rows(term) if self._matters(r))
 
     def _rows(self, term: Term) -> list[Rows]:
         found = [
@@ -149,20 +156,23 @@ class Monomial(Group):
                 rows.append(Rows(bool(signed), start, count, term.index, term.power))
         return rows
 
+    def _matters(self, rows: Rows) -> bool:
+        return is_odd(self, rows.power) if rows.signed else bool(rows.power)
+
     def dual(self, space: int, weight: tuple[Rows, ...]) -> tuple[Rows, ...]:
         return tuple(r._replace(power=-r.power) for r in weight)
 
     def fixes_constants(self, space: int, weight: tuple[Rows, ...]) -> bool:
         return not weight
 
-    def identity(self, dtype=None) -> MonomialElement:
+    def identity(self, dtype: DTypeLike | None = None) -> MonomialElement:
         return MonomialElement(
             jnp.arange(self.n),
-            jnp.ones((self.num_scales, self.n), dtype),
+            jnp.ones((self.num_scales, self.n), _arrays.float_dtype(dtype)),
             jnp.ones((self.num_signs, self.n), jnp.int8),
         )
 
-    def sample(self, key: Array, dtype=None) -> MonomialElement:
+    def sample(self, key: Array, dtype: DTypeLike | None = None) -> MonomialElement:
         perm_key, scale_key, sign_key = jax.random.split(key, 3)
         return MonomialElement(
             jax.random.permutation(perm_key, self.n),
@@ -171,21 +181,17 @@ class Monomial(Group):
         )
 
     def compose(self, a: MonomialElement, b: MonomialElement) -> MonomialElement:
-        return MonomialElement(b.perm[a.perm], a.scale * b.scale[:, a.perm], a.sign * b.sign[:, a.perm])
+        perm, scale, sign = (_arrays.permute(a.perm, leaf, leaf.ndim - 1) for leaf in b)
+        return MonomialElement(perm, a.scale * scale, a.sign * sign)
 
     def inverse(self, g: MonomialElement) -> MonomialElement:
         perm = invert_permutation(g.perm)
-        return MonomialElement(perm, 1 / g.scale[:, perm], g.sign[:, perm])
+        return MonomialElement(perm, 1 / _arrays.permute(perm, g.scale, 1), _arrays.permute(perm, g.sign, 1))
 
-    def contains(self, g: MonomialElement, tolerance: float = 1e-5) -> Array:
-        return (
-            is_permutation(g.perm, self.n)
-            & is_scale(g.scale, (self.num_scales, self.n))
-            & jnp.asarray(jnp.shape(g.sign) == (self.num_signs, self.n))
-            & all_true(jnp.abs(g.sign) == 1)
-        )
+    def _contains(self, g: MonomialElement, tolerance: float) -> Array:
+        return all_true(is_permutation(g.perm), is_scale(g.scale), jnp.abs(g.sign) == 1)
 
-    def act_slots(self, g: MonomialElement, x: Array, slots: tuple[Slot, ...]) -> Array:
+    def _act(self, g: MonomialElement, x: Array, slots: tuple[Slot, ...]) -> Array:
         for slot in slots:
             x = _arrays.permute(g.perm, x, slot.axis)
             factors = [_place(_factor(g, rows), rows, slot, x) for rows in slot.weight]
@@ -194,13 +200,12 @@ class Monomial(Group):
         return x
 
     def permutation(self, g: MonomialElement) -> Array:
-        """The index vector of an element."""
         return g.perm
 
-    def algebra_zero(self, dtype=None) -> Array:
-        return jnp.zeros((self.num_scales, self.n), dtype)
+    def algebra_zero(self, dtype: DTypeLike | None = None) -> Array:
+        return jnp.zeros((self.num_scales, self.n), _arrays.float_dtype(dtype))
 
-    def algebra_sample(self, key: Array, dtype=None) -> Array:
+    def algebra_sample(self, key: Array, dtype: DTypeLike | None = None) -> Array:
         return 0.5 * jax.random.normal(key, (self.num_scales, self.n), _arrays.float_dtype(dtype))
 
     def exp(self, xi: Array) -> MonomialElement:
@@ -212,22 +217,26 @@ class Monomial(Group):
         connected = all_true(g.perm == jnp.arange(self.n), g.sign == 1)
         return jnp.where(connected, jnp.log(g.scale), jnp.nan)
 
-    def tangent_slots(self, xi: Array, x: Array, slots: tuple[Slot, ...]) -> Array:
+    def _tangent(self, xi: Array, x: Array, slots: tuple[Slot, ...]) -> Array:
+        moved = [(slot, rows) for slot in slots for rows in slot.weight if not rows.signed]
+        if not moved:
+            return jnp.zeros_like(x)
         rate = jnp.zeros((1,) * x.ndim, xi.dtype)
-        for slot in slots:
-            for rows in slot.weight:
-                if not rows.signed:
-                    rate = rate + float(rows.power) * _place(_block(xi, rows), rows, slot, x)
+        for slot, rows in moved:
+            rate = rate + float(rows.power) * _place(_read(xi, rows), rows, slot, x)
         return _arrays.multiply(rate, x)
 
-    def isotypic(self, weight: tuple[Rows, ...] = (), space: int = 0) -> tuple[Isotypic, ...]:
-        """S(n)'s trivial and standard pieces for an axis that is permuted only, else one irreducible."""
+    def _isotypic(self, weight: tuple[Rows, ...]) -> tuple[Isotypic, ...]:
+        """S(n)'s trivial and standard pieces for an axis that is permuted only, else one irreducible.
+
+        An axis with a block of scalings is one representation for each index of the block, all irreducible.
+        """
         return (vector_component(self.n),) if weight else permutation_components(self.n)
 
     def _elements(self) -> MonomialElement:
         perms = Permutation(self.n).elements()
         signs = SignFlip(self.num_signs * self.n).elements() if self.num_signs else jnp.ones((1, 0), jnp.int8)
-        perms, signs = cartesian([perms, signs])
+        perms, signs = cartesian([perms, signs], [perms.shape[0], signs.shape[0]])
         count = perms.shape[0]
         return MonomialElement(
             perms, jnp.ones((count, 0, self.n)), signs.reshape(count, self.num_signs, self.n)
@@ -244,16 +253,12 @@ class Monomial(Group):
         return f"S({self.n})⋉{torus if torus in ('R₊', 'R*') else f'({torus})'}^{self.n}"
 
 
-def SignedPermutation(n: int) -> Monomial:  # noqa: N802 - the name of a group
+def SignedPermutation(n: int) -> Monomial:
     """The hyperoctahedral group B(n) = S(n) ⋉ Z₂^n, as a monomial group with one sign called ``a``."""
     return Monomial(n, scales=0, signs=1)
 
 
-def _matters(rows: Rows) -> bool:
-    return odd(rows.power) if rows.signed else bool(rows.power)
-
-
-def _block(array: Array, rows: Rows) -> Array:
+def _read(array: Array, rows: Rows) -> Array:
     """The rows a weight reads: (n,), or (count, n) when an axis indexes them."""
     block = jax.lax.slice_in_dim(array, rows.start, rows.start + rows.count)
     return jax.lax.squeeze(block, (0,)) if rows.index is None else block
@@ -261,17 +266,21 @@ def _block(array: Array, rows: Rows) -> Array:
 
 def _factor(g: MonomialElement, rows: Rows) -> Array:
     """What a weight multiplies by: signs, or scalings to its power."""
-    return _block(g.sign, rows) if rows.signed else _arrays.power(_block(g.scale, rows), rows.power)
+    return _read(g.sign, rows) if rows.signed else _arrays.power(_read(g.scale, rows), rows.power)
 
 
 def _place(factor: Array, rows: Rows, slot: Slot, x: Array) -> Array:
     """Broadcasts a factor of shape (n,) or (count, n) to the axes of ``x`` it belongs to."""
     if rows.index is None:
         return _arrays.along(factor, slot.axis, x.ndim)
-    axis = dict(slot.index)[rows.index]
+    axis = dict(slot.index).get(rows.index)
+    if axis is None:
+        raise ValueError(
+            f"a block of scalings is indexed by the axis {rows.index!r}, which is not among the axes"
+        )
     if x.shape[axis] != rows.count:
         raise ValueError(
-            f"axis {rows.index!r} has size {x.shape[axis]}, but the scalings it indexes have {rows.count} copies"
+            f"axis {rows.index!r} has size {x.shape[axis]}, but it indexes a block of {rows.count} scalings"
         )
     factor = factor if axis < slot.axis else factor.T
     return jax.lax.expand_dims(factor, [a for a in range(x.ndim) if a not in (axis, slot.axis)])
@@ -295,7 +304,7 @@ def _names(names: int | Sequence[str], what: str) -> tuple[str, ...]:
 
 
 def _letter(i: int) -> str:
-    """a, b, …, z, aa, ab, …"""
+    """The i-th of a, b, …, z, aa, ab and so on."""
     letters = ""
     i += 1
     while i:
