@@ -1,0 +1,64 @@
+"""The tables of rows and models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import jax
+from jax import Array
+
+from eqtoolbox.symmetry.catalog import (
+    _rows_attention,
+    _rows_dense,
+    _rows_loss,
+    _rows_norms,
+)
+from eqtoolbox.symmetry.catalog._records import Recipe, Row
+
+_BATCH = 8
+
+
+def _table(*groups: Iterable[Recipe]) -> dict[str, Recipe]:
+    return {recipe.name: recipe for group in groups for recipe in group}
+
+
+_ROWS = _table(_rows_dense.RECIPES, _rows_norms.RECIPES, _rows_attention.RECIPES, _rows_loss.RECIPES)
+
+
+def row_names() -> tuple[str, ...]:
+    """The names of all rows."""
+    return tuple(_ROWS)
+
+
+def rows(*names: str, key: Array | None = None) -> tuple[Row, ...]:
+    """The rows S1 to S14 of the catalogue: each a small network with the symmetry stated for it.
+
+    Example:
+      >>> from eqtoolbox.symmetry import catalog
+      >>> for row in catalog.rows("relu2", "softmax"):
+      ...     print(row.id, row.symmetry.dimension, row.reference)
+      S3 13 Example 1.2.4, degree 2
+      S7 5 Example 1.2.8; the softmax is over the classes of each sample (DA-E3)
+
+    Args:
+      *names: of the rows wanted, among ``row_names()``; all of them by default.
+      key: typed key of the parameters and inputs.
+
+    Returns:
+      The rows; parameters and inputs have the default float (float64 under ``jax.enable_x64``).
+
+    Raises:
+      ValueError: there is no row of that name.
+
+    Reference:
+      Zhao, "Symmetry in Neural Networks" (2026), secs. 1.2 and 1.3.
+    """
+    key = jax.random.key(0) if key is None else key
+    return tuple(recipe.row(key, _BATCH) for recipe in _pick(_ROWS, names, "row"))
+
+
+def _pick(table: dict[str, Recipe], names: tuple[str, ...], what: str) -> list[Recipe]:
+    for name in names:
+        if name not in table:
+            raise ValueError(f"there is no {what} {name!r}; there are {', '.join(table)}")
+    return [table[name] for name in names or table]
