@@ -1,1 +1,99 @@
+"""Matrix-free linear algebra on pytrees: products first, dense matrices only where asked for.
 
+Curvature products (``hvp``, ``ggn_vp``, ``fisher_vp``), Lanczos with error bounds, eigenpairs, spectral
+densities, stochastic traces with standard errors, per-example gradients, numerical rank by gap and
+streaming moments.
+"""
+
+from ._eigenpairs import EigenInfo, Eigenpairs, top_eigenpairs
+from ._estimate import Estimate
+from ._lanczos import Ritz, lanczos
+from ._moments import (
+    Moments,
+    moments_covariance,
+    moments_estimate,
+    moments_init,
+    moments_mean,
+    moments_merge,
+    moments_psum,
+    moments_standard_error,
+    moments_update,
+    moments_update_batch,
+    moments_variance,
+)
+from ._operators import ggn_fn, ggn_vp, hvp, hvp_fn, to_dense
+from ._per_example import (
+    fisher_vp,
+    gradient_covariance_vp,
+    per_example_grads,
+    per_example_losses,
+    per_example_vdot,
+    weighted_grad,
+)
+from ._rank import Rank, numerical_rank, operator_rank, rank_from_singular_values
+from ._spectrum import Spectrum, density_at, slq_trace, spectral_density
+from ._trace import hutchinson_diagonal, hutchinson_trace, hutchpp_trace
+from ._tree import (
+    basis,
+    orthonormalize,
+    random_like,
+    random_stack,
+    ravel_stack,
+    stack_combine,
+    stack_vdot,
+    tree_norm,
+    tree_vdot,
+    unravel_stack,
+)
+
+__all__ = [
+    "EigenInfo",
+    "Eigenpairs",
+    "Estimate",
+    "Moments",
+    "Rank",
+    "Ritz",
+    "Spectrum",
+    "basis",
+    "density_at",
+    "fisher_vp",
+    "ggn_fn",
+    "ggn_vp",
+    "gradient_covariance_vp",
+    "hutchinson_diagonal",
+    "hutchinson_trace",
+    "hutchpp_trace",
+    "hvp",
+    "hvp_fn",
+    "lanczos",
+    "moments_covariance",
+    "moments_estimate",
+    "moments_init",
+    "moments_mean",
+    "moments_merge",
+    "moments_psum",
+    "moments_standard_error",
+    "moments_update",
+    "moments_update_batch",
+    "moments_variance",
+    "numerical_rank",
+    "operator_rank",
+    "orthonormalize",
+    "per_example_grads",
+    "per_example_losses",
+    "per_example_vdot",
+    "random_like",
+    "random_stack",
+    "rank_from_singular_values",
+    "ravel_stack",
+    "slq_trace",
+    "spectral_density",
+    "stack_combine",
+    "stack_vdot",
+    "to_dense",
+    "top_eigenpairs",
+    "tree_norm",
+    "tree_vdot",
+    "unravel_stack",
+    "weighted_grad",
+]

@@ -1,0 +1,169 @@
+"""Stochastic traces and diagonals of matrix-free operators, with standard errors.
+
+>>> import jax, jax.numpy as jnp
+>>> diagonal = jnp.arange(1.0, 6.0)
+>>> matvec = lambda v: diagonal * v
+>>> estimate = hutchinson_trace(matvec, diagonal, key=jax.random.key(0), samples=4)
+>>> float(estimate.value), float(estimate.standard_error)  # exact for a diagonal matrix
+(15.0, 0.0)
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Key, PyTree
+
+from ._checks import check_choice, check_integer, check_real
+from ._chunks import fold_chunks, map_chunks
+from ._estimate import Estimate, estimate_mean
+from ._krylov import project_out
+from ._moments import moments_estimate, moments_init, moments_update_batch
+from ._operators import MatVec, cast_to_working
+from ._tree import (
+    DISTRIBUTIONS,
+    abstract_working,
+    orthonormalize,
+    random_like,
+    random_stack,
+    tree_size,
+    tree_vdot,
+)
+
+
+def _check(like: PyTree, samples: int, distribution: str, low: int = 2) -> int:
+    check_real(like, "like")
+    check_choice(distribution, "distribution", DISTRIBUTIONS)
+    return check_integer(samples, "samples", low, None, "for a standard error")
+
+
+def hutchinson_trace(
+    matvec: MatVec,
+    like: PyTree,
+    *,
+    key: Key[Array, ""],
+    samples: int = 100,
+    distribution: str = "rademacher",
+    batch_size: int | None = 1,
+) -> Estimate:
+    """The trace of A as the mean of ⟨z, A z⟩ over isotropic random z.
+
+    With Rademacher probes the variance is 2 Σ_{i≠j} A_ij² / samples for symmetric A.
+
+    Args:
+      matvec: a linear map on trees like ``like``.
+      like: a pytree of real arrays or ShapeDtypeStructs.
+      key: a typed key.
+      samples: the number of probes, at least 2.
+      distribution: ``"rademacher"``, ``"normal"`` or ``"sphere"``.
+      batch_size: probes run together; None for all.
+
+    Returns:
+      An :class:`Estimate` of the trace.
+
+    Raises:
+      TypeError: naming the leaf, if one is not real floating point.
+      ValueError: if an argument is out of range or an image does not match ``like``.
+
+    Reference: Hutchinson, A stochastic estimator of the trace of the influence matrix (1989).
+    """
+    samples = _check(like, samples, distribution)
+    working, abstract = cast_to_working(matvec, like), abstract_working(like)
+
+    def one(probe_key):
+        z = random_like(probe_key, abstract, distribution)
+        return tree_vdot(z, working(z))
+
+    return estimate_mean(map_chunks(one, jax.random.split(key, samples), batch_size))
+
+
+def hutchinson_diagonal(
+    matvec: MatVec,
+    like: PyTree,
+    *,
+    key: Key[Array, ""],
+    samples: int = 100,
+    distribution: str = "rademacher",
+    batch_size: int | None = 1,
+) -> Estimate:
+    """The diagonal of A as the mean of z ⊙ A z over isotropic random z; memory is one batch and three trees.
+
+    Args:
+      matvec: a linear map on trees like ``like``.
+      like: a pytree of real arrays or ShapeDtypeStructs.
+      key: a typed key.
+      samples: the number of probes, at least 2.
+      distribution: ``"rademacher"``, ``"normal"`` or ``"sphere"``.
+      batch_size: probes run together; None for all.
+
+    Returns:
+      An :class:`Estimate` whose value and standard error are trees like ``like``, in at least float32.
+
+    Raises:
+      TypeError: naming the leaf, if one is not real floating point.
+      ValueError: if an argument is out of range or an image does not match ``like``.
+
+    Reference: Bekas, Kokiopoulou & Saad, An estimator for the diagonal of a matrix (2007).
+    """
+    samples = _check(like, samples, distribution)
+    working, abstract = cast_to_working(matvec, like), abstract_working(like)
+
+    def one(probe_key):
+        z = random_like(probe_key, abstract, distribution)
+        return jax.tree.map(jnp.multiply, z, working(z))
+
+    step = lambda state, keys: moments_update_batch(state, jax.vmap(one)(keys))  # noqa: E731
+    state = fold_chunks(step, moments_init(abstract), jax.random.split(key, samples), batch_size)
+    return moments_estimate(state)._replace(samples=samples)
+
+
+def hutchpp_trace(
+    matvec: MatVec,
+    like: PyTree,
+    *,
+    key: Key[Array, ""],
+    samples: int = 99,
+    distribution: str = "rademacher",
+    batch_size: int | None = 1,
+) -> Estimate:
+    """The trace of A by Hutch++: exact on the range of a random sketch, Hutchinson on the rest.
+
+    A third of the products sketches A S, a third takes the exact trace on its orthonormal range Q, and a
+    third estimates tr (I − QQᵀ) A (I − QQᵀ). For a positive semidefinite A the error falls as 1/samples
+    instead of 1/√samples; it is 0 when the rank of A is at most samples/3.
+
+    Args:
+      matvec: a linear map on trees like ``like``.
+      like: a pytree of real arrays or ShapeDtypeStructs.
+      key: a typed key.
+      samples: the number of products with A, at least 6.
+      distribution: ``"rademacher"``, ``"normal"`` or ``"sphere"``.
+      batch_size: probes run together; None for all. The sketch takes samples/3 trees in any case.
+
+    Returns:
+      An :class:`Estimate`; ``samples`` is the number of probes of the last third, which make the standard
+      error.
+
+    Raises:
+      TypeError: naming the leaf, if one is not real floating point.
+      ValueError: if an argument is out of range or an image does not match ``like``.
+
+    Reference: Meyer, Musco, Musco & Woodruff, Hutch++: optimal stochastic trace estimation (2021),
+    algorithm 1.
+    """
+    samples = _check(like, samples, distribution, 6)
+    working, abstract = cast_to_working(matvec, like), abstract_working(like)
+    rank = min(samples // 3, tree_size(like))
+    probes = samples - 2 * rank
+    sketch_key, probe_key = jax.random.split(key)
+    sketch = map_chunks(working, random_stack(sketch_key, abstract, rank, distribution), batch_size)
+    q, _ = orthonormalize(sketch)
+    exact = jnp.sum(map_chunks(lambda row: tree_vdot(row, working(row)), q, batch_size))
+
+    def one(k):
+        z, _ = project_out(random_like(k, abstract, distribution), q)
+        return tree_vdot(z, working(z))
+
+    rest = estimate_mean(map_chunks(one, jax.random.split(probe_key, probes), batch_size))
+    return rest._replace(value=rest.value + exact)
