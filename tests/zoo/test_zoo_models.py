@@ -183,15 +183,20 @@ def test_parameters_have_the_documented_paths_and_shapes(name):
     assert shapes(example(name).params) == PATHS[name]
 
 
+def pullback(apply, params, inputs, cotangent):
+    out, vjp = jax.vjp(lambda params: apply(params, inputs), params)
+    return out, vjp(cotangent)[0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_depend_on_every_leaf_and_on_the_inputs(name):
     _, params, inputs, apply = example(name)
-    out, vjp = jax.jit(lambda p: jax.vjp(lambda p: apply(p, inputs), p))(params)
-    assert out.shape == OUTPUTS.get(name, (8, 3))
-    assert out.dtype == jnp.float32
+    shape = OUTPUTS.get(name, (8, 3))
+    cotangent = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    out, grads = jax.device_get(jax.jit(pullback, static_argnums=0)(apply, params, inputs, cotangent))
+    assert out.shape == shape
+    assert out.dtype == np.float32
     assert not np.allclose(out[0], out[1], atol=1e-3)
-    cotangent = jax.random.normal(jax.random.key(1), out.shape)
-    (grads,) = jax.jit(vjp)(cotangent)
     for path, leaf in jax.tree_util.tree_flatten_with_path(grads)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         assert np.all(np.isfinite(leaf)), name
@@ -201,7 +206,7 @@ def test_outputs_depend_on_every_leaf_and_on_the_inputs(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_parameter_is_at_its_initial_value(name):
-    flat, _ = jax.tree_util.tree_flatten_with_path(example(name).params)
+    flat, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(example(name).params))
     for path, leaf in flat:
         last = jax.tree_util.keystr(path[-1:], simple=True)
         assert not np.any(np.isin(leaf, [0.0, 1.0])), path
@@ -222,22 +227,22 @@ def test_outputs_have_the_dtype_of_the_parameters(name):
     assert sum("f32[" in line for line in lines) <= 3, "only the inputs, before they are cast"
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet_batch", "transformer_scan", "rnn_lstm"])
+@pytest.mark.parametrize("name", ["mlp", "resnet_batch", "transformer_scan"])
 def test_vmap_over_parameters_equals_a_loop(name):
-    _, params, inputs, apply = example(name)
-    many = jax.vmap(lambda key: zoo.perturb(key, params, 0.1))(jax.random.split(jax.random.key(3), 2))
+    _, _, inputs, apply = example(name)
+    trees = [zoo.build(name, jax.random.key(i)).params for i in (3, 4)]
+    many = jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
     together = jax.jit(jax.vmap(apply, (0, None)))(many, inputs)
     single = jax.jit(apply)
-    for i in range(2):
-        one = jax.tree.map(lambda leaf, i=i: leaf[i], many)
-        np.testing.assert_allclose(together[i], single(one, inputs), atol=2e-5)
+    for result, params in zip(together, trees, strict=True):
+        np.testing.assert_allclose(result, single(params, inputs), atol=2e-5)
     assert not np.allclose(together[0], together[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "transformer", "rnn_gru", "rms_gain"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "transformer", "rnn_gru"])
 def test_gradient_steps_decrease_the_loss(name):
     _, params, inputs, apply = example(name)
-    target = jax.random.normal(jax.random.key(2), OUTPUTS.get(name, (8, 3)))
+    target = np.random.default_rng(2).normal(size=OUTPUTS.get(name, (8, 3))).astype(np.float32)
     tx = optax.adam(1e-2)
 
     def loss(params):
@@ -368,7 +373,7 @@ def test_bad_settings_are_refused_with_the_value():
     key = jax.random.key(0)
     for message, call in {
         r"`name` must be one of .*'nope'": lambda: zoo.build("nope", key),
-        "`batch` must be positive, got 0": lambda: zoo.build("mlp", key, batch=0),
+        "`batch` must be a positive integer, got 0": lambda: zoo.build("mlp", key, batch=0),
         "`activation` must be one of .*'tahn'": lambda: zoo.MLP(activation="tahn"),
         "`features` must have at least 1 entries, got": lambda: zoo.MLP(features=()),
         r"`features\[1\]` must be a positive integer, got 0": lambda: zoo.MLP(features=(3, 0)),
