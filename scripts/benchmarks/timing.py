@@ -1,0 +1,45 @@
+"""Timing by ratios: calls run in turns in one process, medians compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+
+
+class Row(NamedTuple):
+    """One comparison.
+
+    Attributes:
+      name: what is measured.
+      ours: median seconds.
+      reference: median seconds of what it is compared with.
+      against: what that is.
+      bar: the largest ratio that is good enough, or None where the number is only reported.
+    """
+
+    name: str
+    ours: float
+    reference: float
+    against: str
+    bar: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.reference
+
+
+def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int = 31) -> dict[str, float]:
+    """The median seconds of each call, after one run that compiles; the calls take turns."""
+    for call in calls.values():
+        jax.block_until_ready(call())
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
