@@ -1,0 +1,122 @@
+"""Figures as inline SVG that follow the page: its text colour, its grid, light or dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup, escape
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Matplotlib draws with these, and the page replaces them by its own colours.
+_ROLES = ("ink", "muted", "grid", "c0", "c1", "c2", "c3")
+COLOURS = {role: f"#0000{i + 1:02x}" for i, role in enumerate(_ROLES)}
+INK, MUTED, GRID, *SERIES = COLOURS.values()
+
+_STYLE = {
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9.0,
+    "axes.labelsize": 9.0,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.handlelength": 1.8,
+    "lines.linewidth": 1.5,
+    "lines.solid_capstyle": "round",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+
+def canvas(columns: int = 1, height: float = 3.0) -> tuple[Figure, Sequence[Axes]]:
+    """A figure as wide as the page, with axes side by side.
+
+    Args:
+      columns: how many.
+      height: in inches; the page is 7.6 wide.
+
+    Returns:
+      The figure and its axes. Draw with the colours ``INK``, ``MUTED`` and ``SERIES`` only.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.6, height), layout="constrained")
+        axes = figure.subplots(1, columns, squeeze=False)[0]
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.06)  # pyright: ignore
+    return figure, list(axes)
+
+
+def svg(figure: Figure, name: str, alt: str) -> Markup:
+    """The figure as an ``<svg>`` element for the page.
+
+    Args:
+      figure: from ``canvas``.
+      name: unique in the page; it prefixes every id.
+      alt: what is seen, for those who cannot.
+
+    Returns:
+      The element: no external references, colours by CSS variables.
+    """
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'\s(xmlns(:xlink)?|width|height|version)="[^"]*"', "", text[: text.index(">")]) + text[
+        text.index(">") :
+    ]
+    text = text.replace("xlink:href=", "href=")
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
+    text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
+    for role, colour in COLOURS.items():
+        text = text.replace(colour, f"var(--{role})")
+    label = f'<svg role="img" aria-label="{escape(alt)}"'
+    return Markup(text.replace("<svg", label, 1).strip())
+
+
+def direct_label(axes: Axes, x: float, y: float, text: str, colour: str, **offset: float) -> None:
+    """Writes a label beside a point of a line, in the line's colour."""
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(offset.get("dx", 4), offset.get("dy", 0)),
+        textcoords="offset points",
+        color=colour,
+        fontsize=8.5,
+        va="center",
+        annotation_clip=False,
+    )

@@ -1,0 +1,163 @@
+"""Making a report: load, check, train once, ask every section."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eqtoolbox import zoo
+from eqtoolbox.problem import Batch, Problem
+from eqtoolbox.report._check import check_problem, measure_invariance, require_invariance
+from eqtoolbox.report._config import Config
+from eqtoolbox.report._context import Context
+from eqtoolbox.report._control import find_control
+from eqtoolbox.report._errors import ReportError
+from eqtoolbox.report._load import Source, load
+from eqtoolbox.report._progress import Progress
+from eqtoolbox.report._report import Finished, Report
+from eqtoolbox.report._section import Section, all_sections
+from eqtoolbox.report._train import Run, train
+from eqtoolbox.report._versions import device, versions
+
+#: Examples that losses and gradients are evaluated on.
+EXAMPLES = 512
+
+
+def make_report(
+    config: Config,
+    problem: Problem | None = None,
+    *,
+    only: Sequence[Section] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Makes a report; nothing is written.
+
+    Args:
+      config: the options.
+      problem: what to report on; what the options name when None.
+      only: the sections; all when None.
+      progress: told what is going on.
+
+    Returns:
+      The report.
+
+    Raises:
+      ReportError: an option, file, function, array or symmetry is wrong; the message says which.
+    """
+    began = time.perf_counter()
+    progress = progress or Progress()
+    config.check()
+    progress.describe("loading")
+    source = load(config) if problem is None else Source(problem, f"The training examples of {problem.name}.")
+    context = prepare(config, source, progress)
+    chosen = all_sections() if only is None else tuple(only)
+    progress.describe("training")
+    probes = {s.name: probe for s in chosen if s.probe and (probe := s.probe(context)) is not None}
+    run = train(
+        context.problem,
+        context.optimizer,
+        context.params,
+        context.data,
+        context.indices,
+        probes=probes,
+        advance=progress.advance,
+    )
+    _require_finite(run, config)
+    context = replace(context, run=run)
+    finished = []
+    for section in chosen:
+        progress.describe(section.title.lower())
+        start = time.perf_counter()
+        finished.append(Finished(section, section.run(context), time.perf_counter() - start))
+    return Report(
+        name=context.problem.name,
+        config=context.config,
+        sections=tuple(finished),
+        training=training_facts(context),
+        data_description=source.description,
+        versions=versions(),
+        device=device(),
+        created=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def prepare(config: Config, source: Source, progress: Progress) -> Context:
+    """Checks the problem and its symmetry, and draws what the sections share.
+
+    Raises:
+      ReportError: as for ``make_report``.
+    """
+    problem = source.problem
+    if problem.train is None:
+        raise ReportError(f"the problem {problem.name!r} has no training examples")
+    size = problem.train.size
+    key = jax.random.key(config.seed)
+    init_key, invariance_key, control_key, batch_key = jax.random.split(key, 4)
+    progress.describe("checking the problem")
+    params = check_problem(problem, config, init_key, source.file)
+    assert problem.symmetry is not None
+    invariance = measure_invariance(problem.symmetry, problem, params, invariance_key)
+    require_invariance(invariance)
+    progress.describe("finding a wrong symmetry")
+    control = find_control(problem, params, control_key)
+    config = replace(config, batch_size=config.batch_size or min(128, size))
+    if config.model is None and problem.train is not None and config.activation is None:
+        config = replace(config, activation="relu")
+    batch_size = config.batch_size
+    assert batch_size is not None
+    epochs = -(-config.steps // (size // batch_size))
+    return Context(
+        problem=problem,
+        config=config,
+        params=params,
+        data=jax.tree.map(jnp.asarray, problem.train),
+        examples=jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[:EXAMPLES]), problem.train),
+        indices=zoo.batch_indices(batch_key, size, batch_size, epochs)[: config.steps],
+        invariance=invariance,
+        control=control,
+        advance=progress.advance,
+    )
+
+
+def training_facts(context: Context) -> dict[str, Any]:
+    """Sizes, losses and metrics of the training run."""
+    problem, run = context.problem, context.training
+    loss = jax.jit(problem.batch_loss)
+
+    def metric(batch: Batch | None) -> float | None:
+        if problem.metric is None or batch is None:
+            return None
+        return float(problem.metric(jax.jit(problem.apply)(run.params, batch.inputs), batch.targets))
+
+    name = getattr(problem.metric, "__name__", "metric").strip("_<>").replace("_", " ")
+    test = problem.test
+    return {
+        "parameters": sum(x.size for x in jax.tree.leaves(context.params)),
+        "train_examples": context.data.size,
+        "test_examples": 0 if test is None else test.size,
+        "steps": len(run.loss),
+        "loss_start": float(loss(context.params, context.data)),
+        "loss_end": float(loss(run.params, context.data)),
+        "loss_test": None if test is None else float(loss(run.params, test)),
+        "metric_name": None if problem.metric is None else name.capitalize(),
+        "metric_train": metric(context.data),
+        "metric_test": metric(test),
+    }
+
+
+def _require_finite(run: Run, config: Config) -> None:
+    bad = np.flatnonzero(~np.isfinite(run.loss))
+    if bad.size or not all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(run.params)):
+        step = int(bad[0]) if bad.size else len(run.loss)
+        raise ReportError(
+            f"training diverges: the loss is not finite at step {step} of gradient descent with "
+            f"--learning-rate {config.learning_rate}; choose a smaller one"
+        )

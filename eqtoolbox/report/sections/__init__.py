@@ -1,0 +1,1 @@
+"""The sections of the report: every module here defines one ``SECTION``."""
