@@ -21,7 +21,7 @@ def encode(axes: dict[str, str], factors) -> dict[str, Any]:
     }
 
 
-def decode(text: str) -> tuple[dict[str, str], dict[tuple[str, ...], Group]]:
+def decode(text: str) -> tuple[dict[str, str], dict[str | tuple[str, ...], Group]]:
     """The arguments of ``Symmetry`` from a JSON text.
 
     Raises:

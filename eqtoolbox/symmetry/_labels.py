@@ -26,6 +26,8 @@ from functools import lru_cache
 
 from eqtoolbox.groups import Exponent, Term
 
+_ONE = Exponent.of(1)
+
 
 @dataclass(frozen=True)
 class Atom:
@@ -39,7 +41,7 @@ class Atom:
 
     space: str | None
     size: int | None = None
-    exponent: Exponent = Exponent.of(1)
+    exponent: Exponent = _ONE
 
     def __str__(self) -> str:
         if self.space is None:
@@ -173,26 +175,38 @@ def _atom(text: str, match: re.Match) -> Atom:
         if match["star"] or match["power"] or match["terms"] or match["size"]:
             raise _error(text, match.start(), "'_' is a fixed axis: it has no size and no exponent")
         return Atom(None)
-    exponent = Exponent.of(1)
+    exponent = _ONE
     if match["star"]:
         exponent = Exponent.of(-1)
     elif match["power"]:
-        exponent = Exponent.of(Fraction(match["power"]))
+        exponent = Exponent.of(_fraction(text, match, match["power"]))
     elif match["terms"] is not None:
         exponent = _terms(text, match)
-    return Atom(name, int(match["size"]) if match["size"] else None, exponent)
+    size = int(match["size"]) if match["size"] else None
+    if size == 0:
+        raise _error(text, match.start(), "a size must be positive")
+    return Atom(name, size, exponent)
 
 
 def _terms(text: str, match: re.Match) -> Exponent:
-    terms = []
+    terms: list[Term] = []
     for part in match["terms"].split(","):
         found = _TERM.fullmatch(part)
         if found is None:
             raise _error(text, match.start(), f"cannot read the exponent {part!r}, expected name:number")
         name, index, power = found.groups()
-        index = int(index) if index is not None and index.isdigit() else index
-        terms.append(Term(name, Fraction(power), index))
+        index = int(index) if index is not None and index.isdecimal() else index
+        if any((name, index) == (t.name, t.index) for t in terms):
+            raise _error(text, match.start(), f"{part.strip()!r} gives a second exponent to one name")
+        terms.append(Term(name, _fraction(text, match, power), index))
     return Exponent(tuple(terms))
+
+
+def _fraction(text: str, match: re.Match, power: str) -> Fraction:
+    try:
+        return Fraction(power)
+    except ZeroDivisionError:
+        raise _error(text, match.start(), f"the exponent {power!r} divides by zero") from None
 
 
 def _error(text: str, position: int, rule: str) -> ValueError:

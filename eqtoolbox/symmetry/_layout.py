@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from eqtoolbox.groups import Group, Slot
 from eqtoolbox.symmetry._labels import Atom, AxisLabel, LeafLabel, Segment
@@ -39,6 +40,9 @@ class Place(NamedTuple):
     atom: Atom
     size: int
     origin: int
+
+
+Job = tuple[tuple[Factor, tuple[Slot, ...]], ...]  # the factors that act on a block, and where
 
 
 class SpaceOf(NamedTuple):
@@ -88,8 +92,9 @@ def resolve(path: str, label: LeafLabel, shape: tuple[int, ...], table: Mapping[
 
 def _resolve_axis(path, label, shape, axis: AxisLabel, position: int, table) -> tuple[Segment, ...]:
     segments, unknown, known = [], [], 0
+    indices = {t.index for atom in label.atoms for t in atom.exponent.terms if isinstance(t.index, str)}
     for segment in axis:
-        atoms = _merge_free(tuple(_with_size(atom, table) for atom in segment))
+        atoms = _merge_free(tuple(_with_size(atom, table) for atom in segment), indices)
         free = [i for i, atom in enumerate(atoms) if atom.size is None]
         size = math.prod(atom.size or 1 for atom in atoms)
         if free:
@@ -116,19 +121,27 @@ def _resolve_axis(path, label, shape, axis: AxisLabel, position: int, table) -> 
     return tuple(segments)
 
 
-def _with_size(atom: Atom, table: Mapping[str, SpaceOf]) -> Atom:
-    if atom.space not in table:
-        return atom
+def size_of(atom: Atom, table: Mapping[str, SpaceOf]) -> int | None:
+    """The size of an atom: that of its space where a group acts, else the one its label states."""
+    if atom.space is None or atom.space not in table:
+        return atom.size
     factor, space = table[atom.space]
-    size = factor.group.axis_size(space, factor.group.weight(space, atom.exponent))
-    return Atom(atom.space, size, atom.exponent)
+    return factor.group.axis_size(space, factor.group.weight(space, atom.exponent))
 
 
-def _merge_free(atoms: Segment) -> Segment:
-    """Joins neighbouring fixed factors of unknown size: only their product matters."""
+def _with_size(atom: Atom, table: Mapping[str, SpaceOf]) -> Atom:
+    return Atom(atom.space, size_of(atom, table), atom.exponent)
+
+
+def _merge_free(atoms: Segment, indices: set[str]) -> Segment:
+    """Joins neighbouring fixed factors of unknown size that index nothing: only their product matters."""
+
+    def free(atom: Atom) -> bool:
+        return atom.size is None and atom.space not in indices
+
     merged: list[Atom] = []
     for atom in atoms:
-        if atom.size is None and merged and merged[-1].size is None:
+        if free(atom) and merged and free(merged[-1]):
             merged[-1] = Atom(None)
         else:
             merged.append(atom)
@@ -139,35 +152,80 @@ def _misfit(path: str, label: LeafLabel, shape: tuple[int, ...], rule: str) -> V
     return ValueError(f"leaf {path!r} has shape {shape}, which does not fit its label {str(label)!r}: {rule}")
 
 
-def act_on_leaf(
-    x: Array,
-    axes: tuple[tuple[Segment, ...], ...],
-    whole: tuple[Atom, ...],
-    act: Callable[[Array, tuple[Place, ...]], Array],
-) -> Array:
+class Plan(NamedTuple):
+    """How a label and a shape are acted on.
+
+    Attributes:
+      axes: the sizes of the parts of each axis that is a direct sum.
+      blocks: the shape of each block with one axis per atom, and its job; last axis fastest.
+      mixes: whether the entries are multiplied or added to, not only moved.
+      real: a group that does so with real numbers, or None.
+    """
+
+    axes: tuple[tuple[int, ...], ...]
+    blocks: tuple[tuple[tuple[int, ...], Job], ...]
+    mixes: bool
+    real: Group | None
+
+
+def make_plan(
+    path: str,
+    label: LeafLabel,
+    shape: tuple[int, ...],
+    factors: tuple[Factor, ...],
+    table: Mapping[str, SpaceOf],
+    dual: bool,
+) -> Plan:
+    """Works out which factors act on which axes of each block of a leaf.
+
+    Args:
+      path: the path of the leaf, for messages.
+      label: its label.
+      shape: its shape.
+      factors: the factors of the symmetry.
+      table: their spaces.
+      dual: whether the leaf is a gradient.
+
+    Raises:
+      ValueError: as for ``resolve`` and ``slots_of``.
+    """
+    axes = resolve(path, label, shape, table)
+    acting = [f for f in factors if any(a.space in f.spaces for a in label.atoms)]
+    work = []
+    for places in blocks(axes, label.whole):
+        pairs = ((f, slots_of(f, places, dual)) for f in acting)
+        job = tuple((f, slots) for f, slots in pairs if slots)
+        work.append((tuple(p.size for p in places), job))
+    mixing = [f.group for _, job in work for f, slots in job if any(s.weight for s in slots)]
+    sizes = tuple(tuple(math.prod(a.size or 1 for a in part) for part in parts) for parts in axes)
+    real = next((group for group in mixing if group.order is None), None)
+    return Plan(sizes, tuple(work), bool(mixing), real)
+
+
+def act_on_leaf(x: Array, plan: Plan, act: Callable[[Array, Job], Array]) -> Array:
     """Calls ``act`` on each block of a leaf, reshaped to one axis per atom.
 
     Args:
       x: the leaf.
-      axes: its resolved axes (``resolve``).
-      whole: the atoms that act on the leaf as a whole, each given an axis of size 1 at the end.
-      act: maps (block, places) to a block of the same shape.
+      plan: its plan.
+      act: maps (block, job) to a block of the same shape.
 
     Returns:
       The leaf with each block replaced.
     """
-    for axis, segments in enumerate(axes):
-        if len(segments) > 1:
-            parts, start = [], 0
-            for segment in segments:
-                size = math.prod(atom.size or 1 for atom in segment)
-                part = lax.slice_in_dim(x, start, start + size, axis=axis)
-                fixed = (*axes[:axis], (segment,), *axes[axis + 1 :])
-                parts.append(act_on_leaf(part, fixed, whole, act))
-                start += size
-            return jnp.concatenate(parts, axis)
-    places = block_places(axes, whole)
-    return act(x.reshape([p.size for p in places]), places).reshape(x.shape)
+    work = iter(plan.blocks)
+
+    def one(part: Array, axis: int) -> Array:
+        while axis < part.ndim and len(plan.axes[axis]) == 1:
+            axis += 1
+        if axis == part.ndim:
+            shape, job = next(work)
+            return act(part.reshape(shape), job).reshape(part.shape)
+        ends = list(itertools.accumulate(plan.axes[axis]))
+        pieces = jnp.split(part, ends[:-1], axis)
+        return jnp.concatenate([one(piece, axis + 1) for piece in pieces], axis)
+
+    return one(x, 0)
 
 
 def block_places(axes: tuple[tuple[Segment, ...], ...], whole: tuple[Atom, ...]) -> tuple[Place, ...]:

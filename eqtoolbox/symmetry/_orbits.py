@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from eqtoolbox.linalg import Rank, basis, numerical_rank, ravel_stack, tree_norm, tree_vdot
+from eqtoolbox.symmetry._paths import common_dtype, moving_leaves, replace_moving
 from eqtoolbox.symmetry._symmetry import Params, Symmetry, Vector
 
 #: Largest number of entries of the matrix of generators that is formed.
@@ -58,10 +59,8 @@ def orbit_dimension(sym: Symmetry, params: Params, *, full: bool = False) -> int
     Raises:
       ValueError: as for ``generator_matrix``.
     """
-    if sym.is_discrete:
-        matrix = np.zeros((0, optax.tree.size(params)))
-    else:
-        matrix = np.asarray(generator_matrix(sym, params))
+    size = optax.tree.size(params)
+    matrix = np.zeros((0, size)) if sym.is_discrete else np.asarray(generator_matrix(sym, params))
     rank = numerical_rank(matrix)
     return rank if full else int(rank.rank)
 
@@ -106,12 +105,13 @@ def split(
     """Splits a tangent vector, such as a gradient, into its parts along and across the orbit of θ.
 
     Least squares min |X ξ - v| over algebra vectors ξ by CGLS, matrix-free: one generator and one transpose an
-    iteration. The orbit part of the gradient of an invariant function vanishes.
+    iteration. The orbit part of the gradient of an invariant function vanishes: then no iteration is needed, and
+    the orbit part returned is exactly 0. Leaves of integers do not move and have both parts 0.
 
     Args:
       sym: a symmetry with generators.
       params: the parameters θ.
-      vector: a pytree like ``params``.
+      vector: a pytree like ``params``, v.
       tolerance: on ``SplitInfo.residual``; 1e-5 in float32 and 1e-12 in float64 by default.
       max_iterations: stops there, converged or not.
 
@@ -120,14 +120,14 @@ def split(
 
     Raises:
       TypeError: the symmetry is discrete.
+      ValueError: ``vector`` has other leaves or shapes than ``params``.
     """
-    pull = jax.linear_transpose(lambda xi: sym.generator(xi, params), sym.zero_algebra(_float(params)))
+    forward, transpose = sym.tangent_map(params)
     if tolerance is None:
-        tolerance = 1e-12 if _float(params) == jnp.float64 else 1e-5
-    vector = jax.tree.map(lambda v, p: jnp.asarray(v).astype(jnp.result_type(p)), vector, params)
-
-    def transpose(v: Params) -> Vector:
-        return pull(v)[0]
+        tolerance = 1e-12 if common_dtype(params) == jnp.float64 else 1e-5
+    moving = moving_leaves(vector, params, "the vector")
+    like = moving_leaves(params, params, "the parameters")
+    v = [jnp.asarray(a).astype(jnp.result_type(b)) for a, b in zip(moving, like, strict=True)]
 
     def axpy(a: Array, x: Any, y: Any) -> Any:
         return jax.tree.map(lambda xi, yi: (yi + a * xi).astype(yi.dtype), x, y)
@@ -135,10 +135,10 @@ def split(
     def safe(a: Array, b: Array) -> Array:
         return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
 
-    s = transpose(vector)
-    length = tree_norm(vector)
+    s = transpose(v)
+    length = tree_norm(v)
 
-    def stretch(p: Vector, q: Params) -> Array:
+    def stretch(p: Vector, q: list[Array]) -> Array:
         return safe(tree_norm(q), tree_norm(p))
 
     def proceed(state):
@@ -147,7 +147,7 @@ def split(
 
     def step(state):
         xi, r, p, s, gamma, size, count = state
-        q = sym.generator(p, params)
+        q = forward(p)
         size = jnp.maximum(size, stretch(p, q))
         alpha = safe(gamma, tree_vdot(q, q))
         xi, r = axpy(alpha, p, xi), axpy(-alpha, q, r)
@@ -156,12 +156,9 @@ def split(
         return xi, r, axpy(safe(new, gamma), p, s), s, new, size, count + 1
 
     zero = jax.tree.map(jnp.zeros_like, s)
-    state = (zero, vector, s, s, tree_vdot(s, s), stretch(s, sym.generator(s, params)), jnp.asarray(0))
+    state = (zero, v, s, s, tree_vdot(s, s), stretch(s, forward(s)), jnp.asarray(0))
     xi, normal, _, _, gamma, size, count = jax.lax.while_loop(proceed, step, state)
     residual = safe(jnp.sqrt(gamma), size * length)
-    orbit = jax.tree.map(jnp.subtract, vector, normal)
-    return Split(orbit, normal, xi), SplitInfo(count, residual, residual <= tolerance)
-
-
-def _float(params: Params):
-    return jnp.result_type(jnp.float32, *jax.tree.leaves(params))
+    orbit = [a - b for a, b in zip(v, normal, strict=True)]
+    parts = Split(replace_moving(orbit, params), replace_moving(normal, params), xi)
+    return parts, SplitInfo(count, residual, residual <= tolerance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,11 +44,7 @@ def table(symmetry: Symmetry) -> str:
 def _finite(symmetry: Symmetry) -> str:
     if symmetry.order is None:
         return "of dimension 0"
-    return (
-        f"with {symmetry.order} elements"
-        if symmetry.order < 10**9
-        else f"with {_power_of_ten(symmetry.order)} elements"
-    )
+    return f"with {count_text(symmetry.order)} element{'s' if symmetry.order > 1 else ''}"
 
 
 def _index(label, position: int) -> int:
@@ -57,6 +54,10 @@ def _index(label, position: int) -> int:
     return position
 
 
-def _power_of_ten(number: int) -> str:
-    digits = str(number)
-    return f"{digits[0]}.{digits[1]}e{len(digits) - 1}"
+def count_text(number: int | None) -> str:
+    """The number of elements of a group; None stands for infinitely many, large ones read 1.2e+345."""
+    if number is None:
+        return "infinitely many"
+    if number < 10**9:
+        return str(number)
+    return f"{Decimal(number):.1e}"

@@ -7,27 +7,32 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
-from eqtoolbox.groups import Group, Slot
+from eqtoolbox.groups import Group
 from eqtoolbox.symmetry import _json, _print
 from eqtoolbox.symmetry._labels import Atom, LeafLabel, parse
 from eqtoolbox.symmetry._layout import (
     Factor,
+    Job,
+    Plan,
     SpaceOf,
     act_on_leaf,
     blocks,
     check_block,
+    make_plan,
     resolve,
-    slots_of,
+    size_of,
     space_table,
 )
-from eqtoolbox.symmetry._paths import flatten, locate
+from eqtoolbox.symmetry._paths import common_dtype, flatten, is_inexact, join, locate, moving_leaves
+from eqtoolbox.symmetry._relabel import drop_terms, fix_spaces, merge
 
 Element = Any  # a pytree: factor key -> element of its group
 Vector = Any  # a pytree: factor key -> algebra vector
@@ -71,25 +76,29 @@ class Symmetry:
         """Makes a symmetry from labels and groups.
 
         Args:
-          axes: a pytree of label strings whose paths are those of the leaves (a nested dict, or a flat one
-            such as ``{"Dense_0/kernel": "_ h"}``).
+          axes: a pytree of labels (strings, or parsed ones) whose paths are those of the leaves: a nested
+            dict, or a flat one such as ``{"Dense_0/kernel": "_ h"}``.
           groups: the group of each space; a group on several spaces has a tuple of names, as in
             ``{("heads", "dim"): Wreath(GeneralLinear(4), Permutation(3))}``.
 
         Raises:
           TypeError: a label is not a string, or a group not a group.
-          ValueError: a label cannot be read, a space acts on no leaf, an exponent means nothing to its
-            group, or two actions on one leaf do not commute.
+          ValueError: a label cannot be read or states the wrong size, a leaf has two labels, a space acts on
+            no leaf, an exponent means nothing to its group, or two actions on one leaf do not commute.
         """
         paths, labels, _ = flatten(axes)
-        parsed = {}
+        parsed: dict[str, LeafLabel] = {}
         for path, label in zip(paths, labels, strict=True):
             if not isinstance(label, (str, LeafLabel)):
                 raise TypeError(f"the label of {path!r} must be a string, got {label!r}")
+            if path in parsed:
+                raise ValueError(f"leaf {path!r} has two labels: {str(parsed[path])!r} and {str(label)!r}")
             try:
                 parsed[path] = parse(label) if isinstance(label, str) else label
             except ValueError as error:
                 raise ValueError(f"leaf {path!r}: {error}") from None
+        if not isinstance(groups, Mapping):
+            raise TypeError(f"groups must be a dict such as {{'hidden': Permutation(8)}}, got {groups!r}")
         factors = []
         for spaces, group in groups.items():
             spaces = (spaces,) if isinstance(spaces, str) else tuple(spaces)
@@ -117,6 +126,12 @@ class Symmetry:
                     raise ValueError(f"the space {name!r} has two groups: {other.group} and {factor.group}")
         for path, label in self.labels:
             try:
+                for atom in label.atoms:
+                    size = size_of(atom, self._table)
+                    if atom.size not in (None, size):
+                        raise ValueError(
+                            f"it states the size {atom.size}, but the group of {atom.space!r} has {size}"
+                        )
                 sized = label.map_atoms(lambda a: a if a.size else Atom(a.space, 1, a.exponent))
                 axes = tuple(axis for axis in sized.axes if axis is not None)
                 for places in blocks(axes, label.whole):
@@ -136,7 +151,7 @@ class Symmetry:
         Args:
           params: the parameters (or their shapes).
           rules: pairs (pattern, label), such as ``("*/query/kernel", "emb (heads dim)")``; ``*`` also
-            matches ``/``.
+            matches ``/``. The ``/value`` that ends the paths of a raw NNX state may be left out.
           groups: as for ``Symmetry``.
 
         Raises:
@@ -144,14 +159,16 @@ class Symmetry:
             shapes.
         """
         paths, _, _ = flatten(params)
+        names = [(path, path.removesuffix("/value")) for path in paths]
         axes: dict[str, str] = {}
-        for path in paths:
+        for pair in names:
             for pattern, label in rules:
-                if fnmatch.fnmatchcase(path, pattern):
-                    axes[path] = label
+                matched = [name for name in pair if fnmatch.fnmatchcase(name, pattern)]
+                if matched:
+                    axes[matched[0]] = label
                     break
         for pattern, _ in rules:
-            if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+            if not any(fnmatch.fnmatchcase(name, pattern) for pair in names for name in pair):
                 raise ValueError(f"the rule {pattern!r} matches none of the leaves {', '.join(paths)}")
         symmetry = cls(axes, groups)
         symmetry.check(params)
@@ -174,6 +191,18 @@ class Symmetry:
     def groups(self) -> dict[str | tuple[str, ...], Group]:
         """The group of each space, in the form the constructor takes."""
         return {f.spaces[0] if len(f.spaces) == 1 else f.spaces: f.group for f in self.factors}
+
+    @cached_property
+    def _acted(self) -> tuple[tuple[str, LeafLabel], ...]:
+        """The labels of the leaves that some group acts on."""
+        return tuple(
+            (path, label) for path, label in self.labels if any(a.space in self._table for a in label.atoms)
+        )
+
+    @cached_property
+    def _plans(self) -> dict[tuple, Plan]:
+        """What ``_plan`` returned before."""
+        return {}
 
     @property
     def axes(self) -> dict[str, str]:
@@ -219,7 +248,9 @@ class Symmetry:
 
         Raises:
           ValueError: naming the leaf, its shape and its label.
+          TypeError: a group that mixes real numbers acts on a leaf of integers.
         """
+        jax.eval_shape(self.act, jax.eval_shape(self.identity), params)
         paths, leaves, _ = flatten(params)
         found = locate(paths, (path for path, _ in self.labels))
         known: dict[str, tuple[int, str]] = {}
@@ -252,15 +283,19 @@ class Symmetry:
 
     def compose(self, a: Element, b: Element) -> Element:
         """The element that acts as ``a`` after ``b``."""
-        return {f.key: f.group.compose(a[f.key], b[f.key]) for f in self._of(a, b)}
+        self._check_element(a)
+        self._check_element(b)
+        return {f.key: f.group.compose(a[f.key], b[f.key]) for f in self.factors}
 
     def inverse(self, g: Element) -> Element:
         """The inverse element."""
-        return {f.key: f.group.inverse(g[f.key]) for f in self._of(g)}
+        self._check_element(g)
+        return {f.key: f.group.inverse(g[f.key]) for f in self.factors}
 
     def contains(self, g: Element, tolerance: float = 1e-5) -> Array:
         """Whether ``g`` is an element, up to ``tolerance``: a boolean scalar (usable under ``jit``)."""
-        checks = [f.group.contains(g[f.key], tolerance) for f in self._of(g)]
+        self._check_keys(g)
+        checks = [f.group.contains(g[f.key], tolerance) for f in self.factors]
         return jnp.stack(checks).all() if checks else jnp.asarray(True)
 
     def act(self, g: Element, params: Params) -> Params:
@@ -275,8 +310,9 @@ class Symmetry:
 
         Raises:
           ValueError: a label has no leaf or does not fit it, or ``g`` is not an element of this symmetry.
+          TypeError: a group that mixes real numbers acts on a leaf of integers.
         """
-        self._of(g)
+        self._check_element(g)
         return self._map(params, lambda f, x, slots: f.group.act_slots(g[f.key], x, slots))
 
     def act_dual(self, g: Element, gradient: Params) -> Params:
@@ -285,7 +321,7 @@ class Symmetry:
         It is the inverse transpose of the linear part of ``act``; the same as ``act`` for orthogonal
         matrices, permutations and signs.
         """
-        self._of(g)
+        self._check_element(g)
         return self._map(gradient, lambda f, x, slots: f.group.act_slots(g[f.key], x, slots), dual=True)
 
     # Infinitesimal generators.
@@ -310,15 +346,15 @@ class Symmetry:
 
     def exp(self, xi: Vector) -> Element:
         """The exponential; factors without generators, or not in ``xi``, are at their identity."""
-        self._known(xi)
+        self._check_vector(xi)
         return {
-            f.key: f.group.exp(xi[f.key]) if f.key in xi else f.group.identity(_dtype(xi))
+            f.key: f.group.exp(xi[f.key]) if f.key in xi else f.group.identity(common_dtype(xi))
             for f in self.factors
         }
 
     def log(self, g: Element) -> Vector:
         """The principal logarithm, with NaN where an element of a factor has none."""
-        self._of(g)
+        self._check_element(g)
         return {f.key: f.group.log(g[f.key]) for f in self._continuous()}
 
     def generator(self, xi: Vector, params: Params) -> Params:
@@ -331,10 +367,10 @@ class Symmetry:
         Returns:
           A pytree like ``params``, zero on leaves nothing acts on.
         """
-        self._known(xi)
+        self._check_vector(xi)
 
-        def tangent(x: Array, pairs: list[tuple[Factor, tuple[Slot, ...]]]) -> Array:
-            parts = [f.group.tangent_slots(xi[f.key], x, slots) for f, slots in pairs if f.key in xi]
+        def tangent(x: Array, job: Job) -> Array:
+            parts = [f.group.tangent_slots(xi[f.key], x, slots) for f, slots in job if f.key in xi]
             return sum(parts[1:], parts[0]) if parts else jnp.zeros_like(x)
 
         return self._map_blocks(params, tangent, otherwise=jnp.zeros_like)
@@ -347,11 +383,29 @@ class Symmetry:
         Raises:
           TypeError: the symmetry is discrete.
         """
-        zero = self.zero_algebra(_dtype(params))
-        transpose = jax.linear_transpose(lambda xi: self.generator(xi, params), zero)
-        matched = jax.tree.map(lambda g, p: jnp.asarray(g).astype(jnp.result_type(p)), gradient, params)
-        (result,) = transpose(matched)
-        return result
+        _, transpose = self.tangent_map(params)
+        leaves = moving_leaves(gradient, params, "the gradient")
+        like = moving_leaves(params, params, "the parameters")
+        return transpose(
+            [jnp.asarray(g).astype(jnp.result_type(p)) for g, p in zip(leaves, like, strict=True)]
+        )
+
+    def tangent_map(
+        self, params: Params
+    ) -> tuple[Callable[[Vector], list[Array]], Callable[[list[Array]], Vector]]:
+        """The linear map ξ -> generator(ξ, θ) and its transpose, between algebra vectors and lists of leaves.
+
+        The lists hold the leaves of real numbers in the order of the tree: integers and keys do not move.
+
+        Raises:
+          TypeError: the symmetry is discrete.
+        """
+
+        def forward(xi: Vector) -> list[Array]:
+            return moving_leaves(self.generator(xi, params), params, "the generator")
+
+        transpose = jax.linear_transpose(forward, self.zero_algebra(common_dtype(params)))
+        return forward, lambda leaves: transpose(leaves)[0]
 
     # Other symmetries from this one.
 
@@ -361,21 +415,11 @@ class Symmetry:
         for name in spaces:
             if name not in known:
                 raise ValueError(f"there is no space {name!r}; there are {', '.join(known)}")
-        kept = {f.spaces: f.group for f in self.factors if set(f.spaces) & set(spaces)}
-        names = {name for key in kept for name in key}
-
-        def fix(atom: Atom) -> Atom:
-            if atom.space in names or atom.space not in self._table:
-                return atom
-            factor, space = self._table[atom.space]
-            size = factor.group.axis_size(space, factor.group.weight(space, atom.exponent))
-            return Atom(atom.space, size)
-
-        labels = {path: label.map_atoms(fix) for path, label in self.labels}
-        labels = {
-            path: LeafLabel(label.axes, tuple(a for a in label.whole if a.space in names))
-            for path, label in labels.items()
+        kept: dict[str | tuple[str, ...], Group] = {
+            f.spaces: f.group for f in self.factors if set(f.spaces) & set(spaces)
         }
+        names = {name for key in kept for name in key}
+        labels = {path: fix_spaces(label, names, self._table) for path, label in self.labels}
         return Symmetry(labels, kept)
 
     def subgroup(self, groups: Mapping[str | tuple[str, ...], Group]) -> Symmetry:
@@ -389,12 +433,26 @@ class Symmetry:
         return Symmetry(dict(self.labels), {**own, **groups})
 
     def compact(self) -> Symmetry:
-        """A maximal compact subgroup: O for GL, permutations and signs without their scalings."""
-        return Symmetry(dict(self.labels), {f.spaces: f.group.compact() for f in self.factors})
+        """A maximal compact subgroup: O for GL, permutations and signs without their scalings.
+
+        Raises:
+          ValueError: a leaf holds homogeneous coordinates of an affine group, on which O(n) has no label.
+        """
+        groups: dict[str | tuple[str, ...], Group] = {f.spaces: f.group.compact() for f in self.factors}
+        table = space_table(tuple(Factor(f.spaces, f.group.compact()) for f in self.factors))
+        small = Symmetry({path: drop_terms(label, table) for path, label in self.labels}, groups)
+        for (path, label), (_, new) in zip(self.labels, small.labels, strict=True):
+            for a, b in zip(label.atoms, new.atoms, strict=True):
+                if size_of(a, self._table) != size_of(b, table):
+                    raise ValueError(
+                        f"leaf {path!r}: the compact subgroup does not act on the homogeneous coordinates {a}: "
+                        "label the last entry as a fixed part of the axis, as in '(h + 1)'"
+                    )
+        return small
 
     def at(self, prefix: str) -> Symmetry:
         """The same symmetry of a tree that holds the parameters under ``prefix``, as in ``"params/encoder"``."""
-        return Symmetry({f"{prefix}/{path}": label for path, label in self.labels}, self.groups)
+        return Symmetry({join(prefix, path): label for path, label in self.labels}, self.groups)
 
     def product(self, *others: Symmetry) -> Symmetry:
         """The product with symmetries on other spaces of the same parameters (DA, sec. 1.2: sub-networks).
@@ -402,15 +460,18 @@ class Symmetry:
         Raises:
           ValueError: two of them act on the same space, or label an axis differently.
         """
-        labels, groups = dict(self.labels), self.groups
+        result = self
         for other in others:
+            labels, groups = dict(result.labels), result.groups
             for key in other.groups:
                 if key in groups:
                     raise ValueError(f"both symmetries have a group on {key!r}: rename one of the spaces")
-            groups |= other.groups
             for path, label in other.labels:
-                labels[path] = _merge(path, labels[path], label) if path in labels else label
-        return Symmetry(labels, groups)
+                if path in labels:
+                    label = merge(path, labels[path], result._table.keys(), label, other._table.keys())
+                labels[path] = label
+            result = Symmetry(labels, groups | other.groups)
+        return result
 
     # Reading and writing.
 
@@ -436,14 +497,17 @@ class Symmetry:
 
     # Inside.
 
-    def _of(self, *elements: Element) -> tuple[Factor, ...]:
-        """The factors, after checking that the elements have just their keys."""
-        keys = {f.key for f in self.factors}
-        for g in elements:
-            if not isinstance(g, Mapping) or set(g) != keys:
-                got = sorted(g) if isinstance(g, Mapping) else type(g).__name__
-                raise ValueError(f"an element of this symmetry has the keys {sorted(keys)}, got {got}")
-        return self.factors
+    def _check_keys(self, g: Element) -> None:
+        keys = [f.key for f in self.factors]
+        if not isinstance(g, Mapping) or set(g) != set(keys):
+            got = sorted(g) if isinstance(g, Mapping) else type(g).__name__
+            raise ValueError(f"an element of this symmetry has the keys {keys}, got {got}")
+
+    def _check_element(self, g: Element) -> None:
+        """Checks that ``g`` has the keys and array shapes of one element."""
+        self._check_keys(g)
+        for f in self.factors:
+            _check_like(f, "an element", f.group.identity, g[f.key])
 
     def _continuous(self) -> tuple[Factor, ...]:
         factors = tuple(f for f in self.factors if f.group.dimension)
@@ -455,66 +519,84 @@ class Symmetry:
             )
         return factors
 
-    def _known(self, xi: Vector) -> None:
-        keys = [f.key for f in self._continuous()]
-        unknown = set(xi) - set(keys) if isinstance(xi, Mapping) else {type(xi).__name__}
+    def _check_vector(self, xi: Vector) -> None:
+        """Checks that ``xi`` has keys of continuous factors and the array shapes of one algebra vector."""
+        factors = {f.key: f for f in self._continuous()}
+        unknown = set(xi) - set(factors) if isinstance(xi, Mapping) else {type(xi).__name__}
         if unknown:
-            raise ValueError(f"an algebra vector of this symmetry has the keys {keys}, got {sorted(unknown)}")
+            raise ValueError(
+                f"an algebra vector of this symmetry has the keys {list(factors)}, got {sorted(unknown)}"
+            )
+        for key, vector in xi.items():
+            _check_like(factors[key], "an algebra vector", factors[key].group.algebra_zero, vector)
 
     def _map(self, params: Params, act: Callable[..., Array], *, dual: bool = False) -> Params:
         """Applies ``act(factor, block, slots)`` for each factor in turn to each labelled leaf."""
 
-        def block(x: Array, pairs: list[tuple[Factor, tuple[Slot, ...]]]) -> Array:
-            for factor, slots in pairs:
+        def block(x: Array, job: Job) -> Array:
+            for factor, slots in job:
                 x = act(factor, x, slots)
             return x
 
         return self._map_blocks(params, block, otherwise=lambda x: x, dual=dual)
 
     def _map_blocks(self, params: Params, block, *, otherwise, dual: bool = False) -> Params:
+        """Replaces each labelled leaf block by block by ``block(x, job)``, the others by ``otherwise(x)``.
+
+        Leaves of less than float32 are multiplied in float32 and rounded once, at the end.
+        """
         paths, leaves, treedef = flatten(params)
         found = locate(paths, (path for path, _ in self.labels))
-        done = [False] * len(leaves)
-        for path, label in self.labels:
-            if not any(atom.space in self._table for atom in label.atoms):
-                continue
+        new: list[Any] = [None] * len(leaves)
+        for path, label in self._acted:
             i = found[path]
+            if isinstance(leaves[i], optax.MaskedNode):
+                raise ValueError(
+                    f"leaf {path!r} with label {str(label)!r} is masked out (optax.MaskedNode): a symmetry needs "
+                    "every leaf of its labels, so mask or partition whole orbits together"
+                )
             x = jnp.asarray(leaves[i])
-            axes = resolve(path, label, x.shape, self._table)
+            plan = self._plan(path, label, x.shape, dual)
+            if plan.real is not None and not is_inexact(x):
+                raise TypeError(
+                    f"leaf {path!r} holds {x.dtype}, but {plan.real} multiplies it by real numbers"
+                )
+            wide = jnp.promote_types(x.dtype, jnp.float32) if plan.mixes else x.dtype
+            try:
+                new[i] = act_on_leaf(x.astype(wide), plan, block).astype(x.dtype)
+            except ValueError as error:
+                raise ValueError(f"leaf {path!r} with label {str(label)!r}: {error}") from error
+        for i, leaf in enumerate(leaves):
+            if new[i] is None:
+                new[i] = leaf if isinstance(leaf, optax.MaskedNode) else otherwise(leaf)
+        return jax.tree.unflatten(treedef, new)
 
-            def one(y: Array, places) -> Array:
-                pairs = [(f, slots_of(f, places, dual)) for f in self.factors]
-                return block(y, [(f, slots) for f, slots in pairs if slots])
+    def _plan(self, path: str, label: LeafLabel, shape: tuple[int, ...], dual: bool) -> Plan:
+        """``make_plan``, remembered."""
+        key = path, shape, dual
+        if key not in self._plans:
+            self._plans[key] = make_plan(path, label, shape, self.factors, self._table, dual)
+        return self._plans[key]
 
-            leaves[i] = act_on_leaf(x, axes, label.whole, one)
-            done[i] = True
-        return jax.tree.unflatten(
-            treedef, [x if d else otherwise(x) for x, d in zip(leaves, done, strict=True)]
+
+@lru_cache(maxsize=4096)
+def _shapes(make: Callable[[], Any]) -> tuple[Any, list[tuple[int, ...]]]:
+    leaves, treedef = jax.tree.flatten(jax.eval_shape(make))
+    return treedef, [leaf.shape for leaf in leaves]
+
+
+def _check_like(factor: Factor, what: str, make: Callable[[], Any], value: Any) -> None:
+    """Checks that ``value`` has the structure and array shapes of what ``make`` makes."""
+    treedef, shapes = _shapes(make)
+    leaves, other = jax.tree.flatten(value)
+    got = [jnp.shape(leaf) for leaf in leaves]
+    if other != treedef or got != shapes:
+        raise ValueError(
+            f"{what} of {factor.group} on {factor.key!r} has the shapes {jax.tree.unflatten(treedef, shapes)}, "
+            f"got {jax.tree.unflatten(other, got)}; use jax.vmap for many"
         )
 
 
 def _natural(text: str) -> list:
     """A sort key in which h2 comes before h10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
-
-
-def _dtype(tree: Any):
-    """The common floating dtype of a tree, or None: algebra vectors are made in at least float32."""
-    dtypes = [jnp.result_type(x) for x in jax.tree.leaves(tree)]
-    floats = [d for d in dtypes if jnp.issubdtype(d, jnp.floating)]
-    return jnp.result_type(jnp.float32, *floats) if floats else None
-
-
-def _merge(path: str, a: LeafLabel, b: LeafLabel) -> LeafLabel:
-    """Joins two labels of one leaf; on each axis one of them must say nothing or both the same."""
-    if len(a.axes) != len(b.axes):
-        raise ValueError(f"leaf {path!r} has labels of different ranks: {str(a)!r} and {str(b)!r}")
-    free = ((Atom(None),),)
-    axes = []
-    for x, y in zip(a.axes, b.axes, strict=True):
-        if x != y and free not in (x, y):
-            raise ValueError(
-                f"leaf {path!r} has two labels that disagree on an axis: {str(a)!r} and {str(b)!r}"
-            )
-        axes.append(y if x == free else x)
-    return LeafLabel(tuple(axes), a.whole + b.whole)

@@ -7,10 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from eqtoolbox.groups import Product
 from eqtoolbox.linalg import Estimate, moments_estimate, moments_init, moments_update
+from eqtoolbox.symmetry._paths import is_inexact
+from eqtoolbox.symmetry._print import count_text
 from eqtoolbox.symmetry._symmetry import Params, Symmetry, Vector
 
 #: Finite groups up to this order are averaged over exactly.
@@ -47,8 +50,12 @@ def lie_derivative(sym: Symmetry, f: Callable[[Params], Any], params: Params, xi
     Raises:
       TypeError: the symmetry is discrete.
     """
-    _, tangent = jax.jvp(f, (params,), (sym.generator(xi, params),))
-    return tangent
+
+    def tangent(leaf: Any, direction: Any) -> Any:
+        return direction if is_inexact(leaf) else np.zeros(jnp.shape(leaf), jax.dtypes.float0)
+
+    direction = jax.tree.map(tangent, params, sym.generator(xi, params))
+    return jax.jvp(f, (params,), (direction,))[1]
 
 
 def elements(sym: Symmetry) -> Any:
@@ -59,7 +66,7 @@ def elements(sym: Symmetry) -> Any:
     """
     if sym.order is None or sym.order > EXACT_LIMIT:
         raise ValueError(
-            f"the symmetry has {_count(sym)} elements, more than {EXACT_LIMIT}: sample it instead"
+            f"the symmetry has {count_text(sym.order)} elements, more than {EXACT_LIMIT}: sample it instead"
         )
     parts = Product(*(f.group for f in sym.factors)).elements() if sym.factors else ()
     return {f.key: part for f, part in zip(sym.factors, parts, strict=True)}
@@ -100,12 +107,11 @@ def symmetrize(
             "only a compact symmetry has an invariant average; average over its maximal compact subgroup, "
             f"sym.compact(), instead of {sym!r}"
         )
-    exact = samples is None
-    if exact and (sym.order is None or sym.order > EXACT_LIMIT):
+    if samples is None and (sym.order is None or sym.order > EXACT_LIMIT):
         raise ValueError(
-            f"the symmetry has {_count(sym)} elements: give samples= and key= for a random average"
+            f"the symmetry has {count_text(sym.order)} elements: give samples= and key= for a random average"
         )
-    if not exact and (samples < 2 or key is None):
+    if samples is not None and (samples < 2 or key is None):
         raise ValueError(f"a random average needs samples >= 2 and a key, got samples={samples}, key={key}")
 
     def term(g: Any, params: Params) -> Any:
@@ -113,7 +119,7 @@ def symmetrize(
         return sym.act(sym.inverse(g), value) if operator else value
 
     def averaged(params: Params) -> Estimate:
-        if exact:
+        if samples is None:
             group, count = elements(sym), sym.order
         else:
             group, count = jax.vmap(sym.sample)(jax.random.split(jax.random.clone(key), samples)), samples
@@ -124,12 +130,8 @@ def symmetrize(
         like = jax.eval_shape(term, sym.identity(), params)
         state, _ = jax.lax.scan(add, moments_init(like), group, length=count)
         estimate = moments_estimate(state)
-        if exact:
+        if samples is None:
             return estimate._replace(standard_error=jax.tree.map(jnp.zeros_like, estimate.value))
         return estimate
 
     return averaged
-
-
-def _count(sym: Symmetry) -> str:
-    return "infinitely many" if sym.order is None else str(sym.order)
