@@ -66,7 +66,10 @@ class Problem:
         for name in ("train", "test"):
             batch = getattr(self, name)
             if batch is not None:
-                object.__setattr__(self, name, check_batch(f"Problem {self.name!r}, {name}", Batch(*batch)))
+                what = f"Problem {self.name!r}, {name}"
+                if not isinstance(batch, (tuple, list)) or len(batch) not in (1, 2):
+                    raise TypeError(f"{what}: must be a Batch or a pair (inputs, targets), got {type(batch)}")
+                object.__setattr__(self, name, check_batch(what, Batch(*batch)))
 
     def with_data(self, train: Batch, test: Batch | None = None) -> Problem:
         """The same problem on other examples."""
@@ -85,6 +88,13 @@ class Problem:
     def batches(self, key: Array, batch_size: int) -> Iterator[Batch]:
         """One epoch of training batches in random order; the last incomplete one is left out.
 
+        Args:
+          key: a typed key.
+          batch_size: examples in each batch.
+
+        Returns:
+          An iterator over batches, drawn without replacement.
+
         Raises:
           ValueError: there are fewer examples than ``batch_size``.
         """
@@ -94,9 +104,12 @@ class Problem:
                 f"Problem {self.name!r} has {have} training examples, got batch_size={batch_size}"
             )
         order = np.asarray(jax.random.permutation(key, self.train.size))
-        for start in range(0, self.train.size - batch_size + 1, batch_size):
-            rows = order[start : start + batch_size]
-            yield jax.tree.map(lambda a, rows=rows: a[rows], self.train)
+        starts = range(0, self.train.size - batch_size + 1, batch_size)
+        return (_rows(self.train, order[start : start + batch_size]) for start in starts)
+
+
+def _rows(batch: Batch, rows: np.ndarray) -> Batch:
+    return jax.tree.map(lambda a: a[rows], batch)
 
 
 def check_batch(what: str, batch: Batch) -> Batch:
@@ -106,8 +119,8 @@ def check_batch(what: str, batch: Batch) -> Batch:
       ValueError: naming the leaf, the rule and the value.
     """
     pairs, _ = jax.tree_util.tree_flatten_with_path(batch)
-    if not pairs:
-        raise ValueError(f"{what}: there are no arrays")
+    if not jax.tree.leaves(batch.inputs):
+        raise ValueError(f"{what}: the inputs hold no arrays, got {batch.inputs!r}")
     size = None
     for path, leaf in pairs:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -118,7 +131,7 @@ def check_batch(what: str, batch: Batch) -> Batch:
         if shape[0] != size:
             raise ValueError(f"{what}: {name} has {shape[0]} examples, but {size} were given before")
         array = np.asarray(leaf)
-        if np.issubdtype(array.dtype, np.inexact) and not np.all(np.isfinite(array)):
+        if jnp.issubdtype(array.dtype, jnp.inexact) and not np.all(np.isfinite(array)):
             count = int(np.sum(~np.isfinite(array)))
             raise ValueError(f"{what}: {name} has {count} entries that are NaN or infinite")
     return batch

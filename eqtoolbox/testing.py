@@ -56,6 +56,13 @@ class Discrepancy(NamedTuple):
 def discrepancy(actual: Any, expected: Any) -> Discrepancy:
     """Measures how far ``actual`` is from ``expected``; NaN counts as infinitely far.
 
+    Args:
+      actual: a pytree of arrays.
+      expected: a pytree of the same structure and shapes.
+
+    Returns:
+      The largest difference, and where it is.
+
     Raises:
       ValueError: the two differ in structure or shapes.
     """
@@ -97,7 +104,11 @@ def invariance_errors(
     Returns:
       The worst discrepancy under elements of the whole symmetry, keyed ``""``, and under elements of each
       factor alone, keyed by its spaces.
+
+    Raises:
+      ValueError: ``samples`` is less than 1.
     """
+    _check_samples(samples)
 
     @jax.jit
     def outputs(params, inputs, g):
@@ -197,6 +208,7 @@ def assert_group_action(
 
 
 def _action_errors(sym: Symmetry, params: Params, key: Array, samples: int) -> dict[str, Discrepancy]:
+    _check_samples(samples)
     act, compose, inverse = jax.jit(sym.act), jax.jit(sym.compose), jax.jit(sym.inverse)
     errors: dict[str, Discrepancy] = {}
 
@@ -374,8 +386,19 @@ def assert_optimizer_equivariant(
 
 
 def _host(x: Any) -> np.ndarray:
+    """A leaf as float64 or complex NumPy array; keys by their data, the tangents of integers as zeros."""
+    dtype = jnp.result_type(x)
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    elif dtype == jax.dtypes.float0:
+        return np.zeros(np.shape(x))
     array = np.asarray(x)
     return array if np.issubdtype(array.dtype, np.complexfloating) else array.astype(np.float64)
+
+
+def _check_samples(samples: int) -> None:
+    if samples < 1:
+        raise ValueError(f"a check needs at least one random element, got samples={samples}")
 
 
 def _precision(params: Params) -> str:
