@@ -21,15 +21,16 @@ from eqtoolbox.symmetry.catalog._activations import (
     homogeneous,
 )
 from eqtoolbox.symmetry.catalog._attention import attention, fused_attention
-from eqtoolbox.symmetry.catalog._catalog import row_names, rows
+from eqtoolbox.symmetry.catalog._catalog import model_names, models, row_names, rows
 from eqtoolbox.symmetry.catalog._conv import cnn, resnet
 from eqtoolbox.symmetry.catalog._dense import lora, mlp, swiglu
-from eqtoolbox.symmetry.catalog._records import Row
+from eqtoolbox.symmetry.catalog._records import Model, Row
 from eqtoolbox.symmetry.catalog._recurrent import rnn
 from eqtoolbox.symmetry.catalog._transformer import rms_net, transformer
 
 __all__ = [
     "ActivationRule",
+    "Model",
     "Row",
     "activation_rule",
     "activation_rules",
@@ -39,6 +40,8 @@ __all__ = [
     "homogeneous",
     "lora",
     "mlp",
+    "model_names",
+    "models",
     "resnet",
     "rms_net",
     "rnn",

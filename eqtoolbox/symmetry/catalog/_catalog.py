@@ -8,12 +8,14 @@ import jax
 from jax import Array
 
 from eqtoolbox.symmetry.catalog import (
+    _models_flax,
+    _models_small,
     _rows_attention,
     _rows_dense,
     _rows_loss,
     _rows_norms,
 )
-from eqtoolbox.symmetry.catalog._records import Recipe, Row
+from eqtoolbox.symmetry.catalog._records import Model, Recipe, Row
 
 _BATCH = 8
 
@@ -23,6 +25,7 @@ def _table(*groups: Iterable[Recipe]) -> dict[str, Recipe]:
 
 
 _ROWS = _table(_rows_dense.RECIPES, _rows_norms.RECIPES, _rows_attention.RECIPES, _rows_loss.RECIPES)
+_MODELS = _table(_models_flax.RECIPES, _models_small.RECIPES)
 
 
 def row_names() -> tuple[str, ...]:
@@ -55,6 +58,34 @@ def rows(*names: str, key: Array | None = None) -> tuple[Row, ...]:
     """
     key = jax.random.key(0) if key is None else key
     return tuple(recipe.row(key, _BATCH) for recipe in _pick(_ROWS, names, "row"))
+
+
+def model_names() -> tuple[str, ...]:
+    """The names of all models; the first six are those by which labels are judged."""
+    return tuple(_MODELS)
+
+
+def models(*names: str, key: Array | None = None) -> tuple[Model, ...]:
+    """Whole models with their symmetries and the dimensions of their orbits.
+
+    Example:
+      >>> from eqtoolbox.symmetry import catalog
+      >>> (model,) = catalog.models("fused_qkv")
+      >>> model.symmetry.axes["qkv/kernel"], model.orbit_dimension
+      ('_ (heads qk + heads qk* + heads vo)', 36)
+
+    Args:
+      *names: of the models wanted, among ``model_names()``; all of them by default.
+      key: typed key of the parameters and inputs.
+
+    Returns:
+      The models; parameters and inputs have the default float (float64 under ``jax.enable_x64``).
+
+    Raises:
+      ValueError: there is no model of that name.
+    """
+    key = jax.random.key(0) if key is None else key
+    return tuple(recipe.model(key, _BATCH) for recipe in _pick(_MODELS, names, "model"))
 
 
 def _pick(table: dict[str, Recipe], names: tuple[str, ...], what: str) -> list[Recipe]:
