@@ -3,8 +3,32 @@
 A symmetry is an object that acts on a parameter pytree; everything else is derived from it.
 """
 
-from eqtoolbox import groups, linalg, testing
+from eqtoolbox import groups, linalg, testing, zoo
 from eqtoolbox.problem import Batch, Problem
-from eqtoolbox.symmetry import Equivariance, Symmetry
+from eqtoolbox.symmetry import (
+    Equivariance,
+    Symmetry,
+    catalog,
+    lie_derivative,
+    orbit_dimension,
+    sample_orbit,
+    split,
+    symmetrize,
+)
 
-__all__ = ["Batch", "Equivariance", "Problem", "Symmetry", "groups", "linalg", "testing"]
+__all__ = [
+    "Batch",
+    "Equivariance",
+    "Problem",
+    "Symmetry",
+    "catalog",
+    "groups",
+    "lie_derivative",
+    "linalg",
+    "orbit_dimension",
+    "sample_orbit",
+    "split",
+    "symmetrize",
+    "testing",
+    "zoo",
+]
