@@ -27,12 +27,12 @@ class CNN(nn.Module):
     ==================== ==================================================================
 
     Attributes:
-      channels: Widths of the two convolutions.
+      channels: Widths of the two convolutions, two integers.
       hidden: Width of the hidden dense layer.
       features: Width of the output.
     """
 
-    channels: tuple[int, int] = (5, 6)
+    channels: tuple[int, ...] = (5, 6)
     hidden: int = 9
     features: int = 3
 

@@ -2,13 +2,14 @@
 
 import gzip
 import hashlib
+import io
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 ENVIRONMENT = "EQTOOLBOX_DATA"
+Stream = io.BufferedReader | gzip.GzipFile
 _CHUNK = 1 << 20
 
 
@@ -74,12 +75,12 @@ def digests(sha256: Mapping[str, str] | None, names: Iterable[str]) -> Mapping[s
     return sha256
 
 
-def open_binary(path: Path) -> IO[bytes]:
+def open_binary(path: Path) -> Stream:
     """Opens a file for reading, decompressing it if its name ends in ``.gz``."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # pyright: ignore[reportReturnType]
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
-def read_exactly(stream: IO[bytes], path: Path, count: int, what: str) -> bytes:
+def read_exactly(stream: Stream, path: Path, count: int, what: str) -> bytes:
     """The next ``count`` bytes of the file ``path``.
 
     No more is read than that, and no more is set aside than there is: neither a wrong header nor a small file
@@ -97,7 +98,7 @@ def read_exactly(stream: IO[bytes], path: Path, count: int, what: str) -> bytes:
     return b"".join(parts)
 
 
-def check_end(stream: IO[bytes], path: Path) -> None:
+def check_end(stream: Stream, path: Path) -> None:
     """Checks that nothing is left of the file ``path``.
 
     Raises:
@@ -107,7 +108,7 @@ def check_end(stream: IO[bytes], path: Path) -> None:
         raise invalid(path, "the file must end with its data", "more bytes")
 
 
-def _read(stream: IO[bytes], path: Path, count: int) -> bytes:
+def _read(stream: Stream, path: Path, count: int) -> bytes:
     try:
         return stream.read(count)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -43,6 +43,7 @@ class Example(NamedTuple):
     apply: Callable[[PyTree, Array], Array]
 
 
+@runtime_checkable
 class Builder(Protocol):
     """Builds an example, see ``build``."""
 

@@ -1,6 +1,7 @@
 """Synthetic regression: Gaussian inputs of a prescribed spectrum, targets from a random teacher network."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,10 @@ from eqtoolbox.zoo._mlp import MLP
 PyTree = Any
 
 
-class TeacherStudent(NamedTuple):
-    """A teacher-student problem.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TeacherStudent:
+    """A teacher-student problem: a pytree, the module being static.
 
     Attributes:
       dataset: Inputs ``(n, d_0)`` and the teacher's outputs ``(n, d_L)``.
@@ -24,7 +27,7 @@ class TeacherStudent(NamedTuple):
     """
 
     dataset: Dataset
-    module: MLP
+    module: MLP = field(metadata={"static": True})
     teacher: PyTree
     student: PyTree
 

@@ -384,7 +384,7 @@ def test_bad_settings_are_refused_with_the_value():
         "`heads` must be a positive integer, got 0": lambda: zoo.Transformer(heads=0),
         "`ff` must be a positive integer, got -1": lambda: zoo.Transformer(ff=-1),
         "`cell` must be one of .*'elman'": lambda: zoo.RNN(cell="elman"),
-        "`rank` must be a positive integer, got 1.5": lambda: zoo.LoRAMLP(rank=1.5),
+        "`rank` must be a positive integer, got 0": lambda: zoo.LoRAMLP(rank=0),
         "`hidden` must be a positive integer, got True": lambda: zoo.SwiGLU(hidden=True),
     }.items():
         with pytest.raises(ValueError, match=message):
