@@ -80,6 +80,18 @@ def transform(matrix: Array, x: Array, axis: int) -> Array:
     return jnp.moveaxis(y, 0, axis)
 
 
+def solve(matrix: Array, x: Array, axis: int) -> Array:
+    """``sum_j matrix[i, j] new[.., j, ..] = old[.., i, ..]`` along ``axis``, in the working dtype of ``x``.
+
+    It costs less than an inverse and a product, most of all for an array with few other entries.
+    """
+    dtype = working_dtype(x.dtype)
+    matrix = matrix.astype(_real(dtype)).astype(dtype)
+    columns = jnp.moveaxis(x.astype(dtype), axis, 0)
+    y = jnp.linalg.solve(matrix, columns.reshape(columns.shape[0], -1))
+    return jnp.moveaxis(y.reshape(columns.shape), 0, axis)
+
+
 def shift(vector: Array, x: Array, axis: int) -> Array:
     """``new[.., i, ..] = old[.., i, ..] + vector[i]`` along ``axis``, in the working dtype of ``x``."""
     dtype = working_dtype(x.dtype)

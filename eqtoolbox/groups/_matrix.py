@@ -64,9 +64,9 @@ class MatrixGroup(Group):
         return all_true(jnp.isfinite(g), s[-1] > s[0] * self.n * jnp.finfo(g.dtype).eps)
 
     def _act(self, g: Array, x: Array, slots: tuple[Slot, ...]) -> Array:
-        dual = self.inverse(g).T if any(s.weight == -1 for s in slots) else g
         for slot in slots:
-            x = _arrays.transform(g if slot.weight == 1 else dual, x, slot.axis)
+            act = _arrays.transform if slot.weight == 1 else _arrays.solve
+            x = act(g if slot.weight == 1 else g.T, x, slot.axis)
         return x
 
     @abc.abstractmethod
