@@ -21,7 +21,7 @@ _BATCH = 8
 
 
 def _table(*groups: Iterable[Recipe]) -> dict[str, Recipe]:
-    return {recipe.name: recipe for group in groups for recipe in group}
+    return {recipe.full_name: recipe for group in groups for recipe in group}
 
 
 _ROWS = _table(_rows_dense.RECIPES, _rows_norms.RECIPES, _rows_attention.RECIPES, _rows_loss.RECIPES)
@@ -29,7 +29,7 @@ _MODELS = _table(_models_flax.RECIPES, _models_small.RECIPES)
 
 
 def row_names() -> tuple[str, ...]:
-    """The names of all rows."""
+    """The names of all rows: the number in the dissertation and a word, as in "S3/relu2"."""
     return tuple(_ROWS)
 
 
@@ -38,13 +38,13 @@ def rows(*names: str, key: Array | None = None) -> tuple[Row, ...]:
 
     Example:
       >>> from eqtoolbox.symmetry import catalog
-      >>> for row in catalog.rows("relu2", "softmax"):
+      >>> for row in catalog.rows("S3/relu2", "S7"):
       ...     print(row.id, row.symmetry.dimension, row.reference)
       S3 13 Example 1.2.4, degree 2
       S7 5 Example 1.2.8; the softmax is over the classes of each sample (DA-E3)
 
     Args:
-      *names: of the rows wanted, among ``row_names()``; all of them by default.
+      *names: of the rows wanted, among ``row_names()``, or all of a number, as in "S3"; every row by default.
       key: typed key of the parameters and inputs.
 
     Returns:
@@ -89,7 +89,10 @@ def models(*names: str, key: Array | None = None) -> tuple[Model, ...]:
 
 
 def _pick(table: dict[str, Recipe], names: tuple[str, ...], what: str) -> list[Recipe]:
-    for name in names:
-        if name not in table:
+    picked = []
+    for name in names or table:
+        found = [recipe for full, recipe in table.items() if name in (full, recipe.id)]
+        if not found:
             raise ValueError(f"there is no {what} {name!r}; there are {', '.join(table)}")
-    return [table[name] for name in names or table]
+        picked += found
+    return picked

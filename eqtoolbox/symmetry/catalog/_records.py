@@ -26,7 +26,7 @@ class Row:
 
     Attributes:
       id: "S1" … "S14", as in the dissertation's chapter 1.
-      name: unique among the rows.
+      name: unique among the rows: the id and a word, as in "S3/relu2".
       reference: where the symmetry is stated, and what is misprinted there.
       symmetry: the symmetry.
       apply: ``apply(params, inputs)`` is what is invariant.
@@ -101,7 +101,7 @@ class Recipe:
     """How to make a row or a model.
 
     Attributes:
-      name: unique in its table.
+      name: a word, unique in its table.
       text: the reference of a row, the group of a model.
       orbit_dimension: of the orbit at a generic point.
       make: makes the parts from a NumPy generator.
@@ -114,12 +114,17 @@ class Recipe:
     make: Callable[[np.random.Generator], Parts]
     id: str = ""
 
+    @property
+    def full_name(self) -> str:
+        """The name in the table: that of a row begins with its id."""
+        return f"{self.id}/{self.name}" if self.id else self.name
+
     def row(self, key: Array, batch: int) -> Row:
         """The row at a generic point."""
         parts, draw, inputs = self._parts(key, batch)
         return Row(
             id=self.id,
-            name=self.name,
+            name=self.full_name,
             reference=self.text,
             symmetry=parts.symmetry,
             apply=parts.apply,
