@@ -19,26 +19,9 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Key, PyTree
 
 from ._checks import check_choice, check_integer, check_real
-from ._krylov import (
-    Krylov,
-    draw_start,
-    extend_krylov,
-    normalize,
-    ritz_pairs,
-    row,
-    scale_tree,
-    set_row,
-    start_krylov,
-)
-from ._operators import MatVec, cast_to_working
-from ._tree import (
-    abstract_working,
-    coarsest_eps,
-    stack_combine,
-    tree_norm,
-    tree_size,
-    tree_vdot,
-)
+from ._krylov import Krylov, combine, draw_start, extend_krylov, ritz_pairs, start_krylov
+from ._operators import MatVec, flat_matvec
+from ._tree import abstract_working, coarsest_eps, flat_dtype, tree_norm, tree_size, unravel_stack
 
 _ORDERS = {"largest": lambda v: -v, "smallest": lambda v: v, "magnitude": lambda v: -jnp.abs(v)}
 
@@ -86,31 +69,27 @@ class _Search(NamedTuple):
     matvecs: Int[Array, ""]
 
 
-def _restart(krylov: Krylov, values: Array, coordinates: Array, kept: Array, following: PyTree) -> Krylov:
+def _restart(krylov: Krylov, values: Array, coordinates: Array, kept: Array, following: Array) -> Krylov:
     """Keeps the first ``kept`` Ritz vectors as rows, then the row ``following``."""
-    m = values.shape[0]
-    keep = jnp.arange(m) < kept
-    rows = stack_combine(
-        jnp.where(keep[:, None], coordinates.T, 0), jax.tree.map(lambda s: s[:m], krylov.basis)
-    )
-    basis = jax.tree.map(lambda s: jnp.concatenate([s, jnp.zeros_like(s[:1])]), rows)
-    basis = set_row(basis, kept, following)
+    keep = jnp.arange(values.size) < kept
+    rows = combine(jnp.where(keep[:, None], coordinates.T, 0), krylov.basis[:-1])
+    basis = jnp.concatenate([rows, jnp.zeros_like(rows[:1])]).at[kept].set(following)
     return krylov._replace(basis=basis, projected=jnp.diag(jnp.where(keep, values, 0)))
 
 
 def _search(
-    matvec: MatVec,
-    start: PyTree,
+    matvec: Callable[[Array], Array],
+    start: Float[Array, " p"],
     k: int,
     m: int,
     order: Callable[[Array], Array],
     tol: float,
     max_cycles: int,
-    phases: PyTree,
+    phases: Float[Array, " p"],
 ) -> _Search:
     """Thick-restart cycles until k bounds are below ``tol`` and a fresh direction changes nothing."""
     kept = k + (m - k) // 2
-    whole = m == tree_size(start)
+    whole = m == start.size
 
     def cycle(search):
         fresh_row = jnp.where(search.probing, k, -1)
@@ -127,7 +106,7 @@ def _search(
         # a probing cycle keeps the k converged pairs only: their residuals, below the tolerance, are dropped
         rows = jnp.where(small, jnp.int32(k), jnp.int32(kept))
         first = jnp.where(small, rows - 1, rows)
-        residual_row = jax.tree.map(lambda x: jnp.where(small, 0, x), row(krylov.basis, m))
+        residual_row = jnp.where(small, 0, krylov.basis[m])
         return _Search(
             krylov=_restart(krylov, values, coordinates, rows, residual_row),
             first=first,
@@ -197,24 +176,22 @@ def top_eigenpairs(
     if not 0 < tol < 1:
         raise ValueError(f"`tol` must be between 0 and 1, got {tol!r}")
 
-    working = cast_to_working(matvec, like)
-    start, phases = draw_start(key, abstract_working(like))
-    start = normalize(start)
-    closed, constants = jax.closure_convert(working, start)
+    product = flat_matvec(matvec, like)
+    start, phases = draw_start(key, p, flat_dtype(like))
+    closed, constants = jax.closure_convert(product, start)
     frozen = [lax.stop_gradient(c) for c in constants]
     order = _ORDERS[which]
     # bounds are estimates: half the tolerance leaves room for the explicit residual
     search = _search(lambda v: closed(v, *frozen), start, k, m, order, tol / 2, max_cycles, phases)
-    rows = jax.tree.map(lambda s: lax.stop_gradient(s[:k]), search.krylov.basis)
+    rows = lax.stop_gradient(search.krylov.basis[:k])
 
     def pair(y):
-        image = working(y)
-        value = tree_vdot(y, image)
-        rest = jax.tree.map(lambda a, b: a - b, image, scale_tree(value, y))
-        return value, lax.stop_gradient(tree_norm(rest))
+        image = product(y)
+        value = jnp.vdot(y, image, precision=lax.Precision.HIGHEST)
+        return value, lax.stop_gradient(tree_norm(image - value * y))
 
     values, residuals = lax.map(pair, rows)
     tolerance = tol * search.krylov.scale
-    pairs = Eigenpairs(values, rows, residuals)
+    pairs = Eigenpairs(values, unravel_stack(rows, abstract_working(like)), residuals)
     info = EigenInfo(residuals <= tolerance, search.done, tolerance, search.cycles, search.matvecs + k)
     return pairs, info

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, Key, PyTree
 
 from ._checks import check_integer, check_like, check_real
-from ._krylov import draw_start, extend_krylov, normalize, ritz_pairs, start_krylov
-from ._operators import MatVec, cast_to_working
-from ._tree import abstract_working, stack_combine, to_working, tree_size
+from ._krylov import combine, draw_start, extend_krylov, normalize, ritz_pairs, start_krylov
+from ._operators import MatVec, flat_matvec
+from ._tree import abstract_working, flat_dtype, ravel, tree_size, unravel_stack
 
 
 class Ritz(NamedTuple):
@@ -78,13 +77,14 @@ def lanczos(
     """
     check_real(like, "like")
     steps = check_integer(steps, "steps", 1, tree_size(like), "the number of entries of `like`")
-    random_start, phases = draw_start(key, abstract_working(like))
     if start is not None:
         check_like(start, like, "start", "like")
-    first = normalize(random_start if start is None else to_working(start))
-    state = extend_krylov(cast_to_working(matvec, like), start_krylov(first, steps), 0, phases)
+    first, phases = draw_start(key, tree_size(like), flat_dtype(like))
+    if start is not None:
+        first = normalize(ravel(start).astype(first.dtype))
+    state = extend_krylov(flat_matvec(matvec, like), start_krylov(first, steps), 0, phases)
     values, coordinates, bounds = (jnp.flip(x, -1) for x in ritz_pairs(state))
-    rows = None
-    if vectors:
-        rows = stack_combine(coordinates.T, jax.tree.map(lambda s: s[:steps], state.basis))
+    rows = (
+        unravel_stack(combine(coordinates.T, state.basis[:-1]), abstract_working(like)) if vectors else None
+    )
     return Ritz(values, bounds, coordinates[0] ** 2, state.breakdown, rows)

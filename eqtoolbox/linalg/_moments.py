@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, PyTree
 
 from ._checks import check_integer, check_like, leading_size, name_leaf
 from ._estimate import Estimate
-from ._tree import ravel_stack, to_working, tree_size
+from ._tree import ravel, ravel_stack, to_working, tree_size
 
 
 class Moments(NamedTuple):
@@ -41,10 +41,6 @@ class Moments(NamedTuple):
     offset: PyTree
     squares: PyTree
     products: Float[Array, "p p"] | None
-
-
-def _ravel(tree: PyTree) -> Float[Array, " p"]:
-    return ravel_stack(jax.tree.map(lambda x: x[None], tree))[0]
 
 
 def _check_samples(x: PyTree) -> None:
@@ -107,7 +103,7 @@ def moments_merge(a: Moments, b: Moments) -> Moments:
     squares = jax.tree.map(lambda x, y, d: x + y + cross(d) * d * d, a.squares, b.squares, delta)
     products = None
     if a.products is not None:
-        d = _ravel(delta).astype(a.products.dtype)
+        d = ravel(delta).astype(a.products.dtype)
         products = a.products + b.products + cross(d) * jnp.outer(d, d)
     return Moments(total, origin, offset, squares, products)
 
@@ -161,7 +157,7 @@ def moments_psum(state: Moments, axis_name: str | tuple[str, ...]) -> Moments:
     squares = jax.tree.map(lambda x, d: lax.psum(x + count(d) * d * d, axis_name), state.squares, delta)
     products = None
     if state.products is not None:
-        d = _ravel(delta).astype(state.products.dtype)
+        d = ravel(delta).astype(state.products.dtype)
         products = lax.psum(state.products + count(d) * jnp.outer(d, d), axis_name)
     return Moments(total, origin, offset, squares, products)
 

@@ -18,14 +18,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 from jax.tree_util import Partial
 from jaxtyping import Float, PyTree
 
 from ._checks import check_like, check_real
 from ._chunks import map_chunks
-from ._tree import to_working, tree_size, unravel_stack
+from ._tree import ravel, tree_size, unravel_stack
 
 MatVec = Callable[[PyTree], PyTree]
 
@@ -137,15 +136,12 @@ def to_dense(matvec: MatVec, like: PyTree, *, batch_size: int | None = None) -> 
     """
     check_real(like, "like")
 
-    def column(e):
-        image = to_working(matvec(unravel_stack(e, like)))
-        return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(image)])
-
+    column = lambda e: ravel(matvec(unravel_stack(e, like)))  # noqa: E731
     return map_chunks(column, jnp.eye(tree_size(like)), batch_size).T
 
 
-def cast_to_working(matvec: MatVec, like: PyTree) -> MatVec:
-    """``matvec`` on vectors in working dtypes: given vectors in the dtypes of ``like``, its image cast back.
+def flat_matvec(matvec: MatVec, like: PyTree) -> Callable[[Float[Array, " p"]], Float[Array, " p"]]:
+    """``matvec`` on flat vectors in at least float32; it is handed trees in the dtypes of ``like``.
 
     Raises:
       ValueError: naming the leaf, if the image does not have the structure and shapes of ``like``.
@@ -153,8 +149,8 @@ def cast_to_working(matvec: MatVec, like: PyTree) -> MatVec:
     abstract = jax.eval_shape(lambda t: t, like)
 
     def wrapped(v):
-        image = matvec(optax.tree.cast_like(v, abstract))
+        image = matvec(unravel_stack(v, abstract))
         check_like(image, abstract, "matvec(v)", "like")
-        return to_working(image)
+        return ravel(image).astype(v.dtype)
 
     return wrapped

@@ -22,8 +22,8 @@ from ._checks import check_choice, check_integer, check_real
 from ._chunks import map_chunks
 from ._estimate import Estimate, estimate_mean
 from ._krylov import extend_krylov, normalize, ritz_pairs, start_krylov
-from ._operators import MatVec, cast_to_working
-from ._tree import DISTRIBUTIONS, abstract_working, random_like, tree_norm, tree_size
+from ._operators import MatVec, flat_matvec
+from ._tree import DISTRIBUTIONS, draw_flat, flat_dtype, tree_norm, tree_size
 
 
 class Spectrum(NamedTuple):
@@ -80,11 +80,11 @@ def spectral_density(
     steps = check_integer(
         min(30, p) if steps is None else steps, "steps", 1, p, "the number of entries of `like`"
     )
-    working, abstract = cast_to_working(matvec, like), abstract_working(like)
+    product, dtype = flat_matvec(matvec, like), flat_dtype(like)
 
     def rule(probe_key):
-        z = random_like(probe_key, abstract, distribution)
-        state = extend_krylov(working, start_krylov(normalize(z), steps))
+        z = draw_flat(probe_key, p, distribution, dtype)
+        state = extend_krylov(product, start_krylov(normalize(z), steps))
         nodes, coordinates, _ = ritz_pairs(state)
         return nodes, coordinates[0] ** 2 * (tree_norm(z) / math.sqrt(p)) ** 2
 

@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -18,24 +20,22 @@ from jaxtyping import Key, PyTree
 from ._checks import check_choice, check_integer, check_real
 from ._chunks import fold_chunks, map_chunks
 from ._estimate import Estimate, estimate_mean
-from ._krylov import project_out
+from ._krylov import combine, project_out
 from ._moments import moments_estimate, moments_init, moments_update_batch
-from ._operators import MatVec, cast_to_working
-from ._tree import (
-    DISTRIBUTIONS,
-    abstract_working,
-    orthonormalize,
-    random_like,
-    random_stack,
-    tree_size,
-    tree_vdot,
-)
+from ._operators import MatVec, flat_matvec
+from ._tree import DISTRIBUTIONS, abstract_working, draw_flat, flat_dtype, tree_size, unravel_stack
 
 
 def _check(like: PyTree, samples: int, distribution: str, low: int = 2) -> int:
     check_real(like, "like")
     check_choice(distribution, "distribution", DISTRIBUTIONS)
     return check_integer(samples, "samples", low, None, "for a standard error")
+
+
+def _flat(matvec: MatVec, like: PyTree, distribution: str) -> tuple[Callable, Callable]:
+    """The product on flat vectors, and a map from keys to random ones."""
+    p, dtype = tree_size(like), flat_dtype(like)
+    return flat_matvec(matvec, like), lambda key: draw_flat(key, p, distribution, dtype)
 
 
 def hutchinson_trace(
@@ -69,11 +69,11 @@ def hutchinson_trace(
     Reference: Hutchinson, A stochastic estimator of the trace of the influence matrix (1989).
     """
     samples = _check(like, samples, distribution)
-    working, abstract = cast_to_working(matvec, like), abstract_working(like)
+    product, draw = _flat(matvec, like, distribution)
 
     def one(probe_key):
-        z = random_like(probe_key, abstract, distribution)
-        return tree_vdot(z, working(z))
+        z = draw(probe_key)
+        return combine(z, product(z))
 
     return estimate_mean(map_chunks(one, jax.random.split(key, samples), batch_size))
 
@@ -107,12 +107,13 @@ def hutchinson_diagonal(
     Reference: Bekas, Kokiopoulou & Saad, An estimator for the diagonal of a matrix (2007).
     """
     samples = _check(like, samples, distribution)
-    working, abstract = cast_to_working(matvec, like), abstract_working(like)
+    product, draw = _flat(matvec, like, distribution)
 
     def one(probe_key):
-        z = random_like(probe_key, abstract, distribution)
-        return jax.tree.map(jnp.multiply, z, working(z))
+        z = draw(probe_key)
+        return unravel_stack(z * product(z), abstract)
 
+    abstract = abstract_working(like)
     step = lambda state, keys: moments_update_batch(state, jax.vmap(one)(keys))  # noqa: E731
     state = fold_chunks(step, moments_init(abstract), jax.random.split(key, samples), batch_size)
     return moments_estimate(state)._replace(samples=samples)
@@ -153,17 +154,17 @@ def hutchpp_trace(
     algorithm 1.
     """
     samples = _check(like, samples, distribution, 6)
-    working, abstract = cast_to_working(matvec, like), abstract_working(like)
+    product, draw = _flat(matvec, like, distribution)
     rank = min(samples // 3, tree_size(like))
     probes = samples - 2 * rank
     sketch_key, probe_key = jax.random.split(key)
-    sketch = map_chunks(working, random_stack(sketch_key, abstract, rank, distribution), batch_size)
-    q, _ = orthonormalize(sketch)
-    exact = jnp.sum(map_chunks(lambda row: tree_vdot(row, working(row)), q, batch_size))
+    sketch = map_chunks(lambda k: product(draw(k)), jax.random.split(sketch_key, rank), batch_size)
+    rows = jnp.linalg.qr(sketch.T)[0].T
+    exact = jnp.sum(map_chunks(lambda row: combine(row, product(row)), rows, batch_size))
 
     def one(k):
-        z, _ = project_out(random_like(k, abstract, distribution), q)
-        return tree_vdot(z, working(z))
+        z, _ = project_out(draw(k), rows)
+        return combine(z, product(z))
 
     rest = estimate_mean(map_chunks(one, jax.random.split(probe_key, probes), batch_size))
     return rest._replace(value=rest.value + exact)

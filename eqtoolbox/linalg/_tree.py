@@ -48,6 +48,16 @@ def abstract_working(like: PyTree) -> PyTree:
     return jax.eval_shape(to_working, like)
 
 
+def flat_dtype(like: PyTree) -> Any:
+    """The dtype in which all of ``like`` is held as one vector: the widest working dtype."""
+    return jnp.result_type(*(working_dtype(jnp.result_type(x)) for x in jax.tree.leaves(like)))
+
+
+def ravel(tree: PyTree) -> Float[Array, " p"]:
+    """``tree`` as one vector in at least float32, in the order of ``jax.flatten_util.ravel_pytree``."""
+    return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(to_working(tree))])
+
+
 def tree_size(like: PyTree) -> int:
     """The number of entries p of ``like``, whose leaves may be abstract."""
     return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(like))
@@ -106,18 +116,12 @@ def tree_norm(a: PyTree) -> Float[Array, ""]:
     return scale * jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), square)
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def _draw(key: Array, leaves: tuple[tuple[tuple[int, ...], Any], ...], signs: bool) -> list[Array]:
-    """A random array for each (shape, dtype); equal ones are drawn together."""
-    groups: dict[Any, list[int]] = {}
-    for i, leaf in enumerate(leaves):
-        groups.setdefault(leaf, []).append(i)
-    drawn: dict[int, Array] = {}
-    keys = jax.random.split(key, len(groups))
-    for k, ((shape, dtype), members) in zip(keys, groups.items(), strict=True):
-        one = partial(jax.random.rademacher if signs else jax.random.normal, shape=shape, dtype=dtype)
-        drawn.update(zip(members, jax.vmap(one)(jax.random.split(k, len(members))), strict=True))
-    return [drawn[i] for i in range(len(leaves))]
+def draw_flat(key: Key[Array, ""], p: int, distribution: str, dtype: DTypeLike) -> Float[Array, " p"]:
+    """A random isotropic vector of p numbers; see :func:`random_like`."""
+    if distribution == "rademacher":
+        return jax.random.rademacher(key, (p,), dtype)
+    z = jax.random.normal(key, (p,), dtype)
+    return z if distribution == "normal" else z * (math.sqrt(p) / tree_norm(z))
 
 
 def random_like(
@@ -125,7 +129,7 @@ def random_like(
 ) -> PyTree:
     """A random isotropic vector z with E[z zᵀ] = I and the structure of ``like``.
 
-    Every leaf has a key of its own; leaves of one shape are drawn by one call, which keeps compilation short.
+    One draw of p numbers in at least float32 is split over the leaves and rounded to their dtypes.
 
     Args:
       key: a typed key.
@@ -143,14 +147,11 @@ def random_like(
     """
     check_choice(distribution, "distribution", DISTRIBUTIONS)
     check_real(like, "like")
-    leaves, treedef = jax.tree.flatten(jax.eval_shape(lambda t: t, like))
-    z = jax.tree.unflatten(
-        treedef, _draw(key, tuple((x.shape, dtype or x.dtype) for x in leaves), distribution == "rademacher")
-    )
-    if distribution == "sphere":
-        factor = math.sqrt(tree_size(like)) / tree_norm(z)
-        z = jax.tree.map(lambda x: (x * factor.astype(working_dtype(x.dtype))).astype(x.dtype), z)
-    return z
+    like = jax.eval_shape(lambda t: t, like)
+    z = draw_flat(key, tree_size(like), distribution, flat_dtype(like))
+    if dtype is not None:
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), like)
+    return unravel_stack(z, like)
 
 
 def random_stack(
