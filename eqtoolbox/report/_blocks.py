@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
-
-from eqtoolbox.report._section import Number
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -34,6 +33,11 @@ def number(value: Any, digits: int = 2) -> str:
     return f"{mantissa}×10{str(int(exponent)).translate(_SUPERSCRIPT)}"
 
 
+def pretty(value: Any) -> Markup:
+    """A number or text for the page, with powers raised: ``R₊^32`` as R₊³² would be."""
+    return Markup(re.sub(r"\^(\d+)", r"<sup>\1</sup>", str(escape(number(value)))))
+
+
 def paragraph(text: str, kind: str = "") -> Markup:
     """A paragraph; ``text`` may be ``Markup``, otherwise it is escaped.
 
@@ -50,30 +54,22 @@ def figure(drawing: Markup, caption: str) -> Markup:
     return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(drawing, caption)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> Markup:
-    """A table; numbers are formatted and set to the right.
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, narrow: bool = False) -> Markup:
+    """A table; numbers are formatted.
 
     Args:
       head: the headings of the columns.
       rows: one sequence of texts and numbers each; ``Markup`` is kept.
-      caption: above the table.
+      narrow: only as wide as needed.
     """
 
     def cell(value: Any) -> Markup:
-        numeric = not isinstance(value, str)
-        start = Markup('<td class="num">') if numeric else Markup("<td>")
-        return start + escape(number(value) if numeric else value) + Markup("</td>")
+        content = value if isinstance(value, Markup) else pretty(value)
+        start = Markup("<td>") if isinstance(value, str) else Markup('<td class="num">')
+        return start + content + Markup("</td>")
 
     top = Markup("").join(Markup("<th>{}</th>").format(h) for h in head)
-    body = Markup("").join(
-        Markup("<tr>") + Markup("").join(map(cell, row)) + Markup("</tr>") for row in rows
-    )
-    title = Markup("<caption>{}</caption>").format(caption) if caption else Markup("")
-    return Markup('<div class="scroll"><table>{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>').format(
-        title, top, body
-    )
-
-
-def plain(entry: Number) -> str:
-    """The value of a summary number, as text."""
-    return number(entry.value)
+    body = Markup("").join(Markup("<tr>{}</tr>").format(Markup("").join(map(cell, row))) for row in rows)
+    return Markup(
+        '<div class="scroll"><table class="{}"><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
+    ).format("narrow" if narrow else "wide", top, body)

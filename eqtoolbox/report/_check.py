@@ -55,7 +55,9 @@ def check_problem(problem: Problem, config: Config, key: Array, file: Path | Non
     train = problem.train
     assert train is not None
     if config.batch_size is not None and config.batch_size > train.size:
-        raise ReportError(f"--batch-size is {config.batch_size}, but there are {train.size} training examples")
+        raise ReportError(
+            f"--batch-size is {config.batch_size}, but there are {train.size} training examples"
+        )
     with blame("init(key) fails", source=file):
         params = jax.tree.map(jnp.asarray, problem.init(key))
     _check_params(params)
@@ -69,6 +71,7 @@ def check_problem(problem: Problem, config: Config, key: Array, file: Path | Non
     for name, batch in (("training", train), ("test", problem.test)):
         if batch is not None:
             _check_batch(problem, params, name, _first(batch, EXAMPLES), file)
+    _check_gradient(problem, params, _first(train, EXAMPLES), file)
     return params
 
 
@@ -80,7 +83,7 @@ def _check_params(params: Any) -> None:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ReportError(f"init(key): {name} must be of real floating-point numbers, got {leaf.dtype}")
-        if not bool(jnp.all(jnp.isfinite(leaf))):
+        if _bad(leaf):
             raise ReportError(f"init(key): {name} has {_bad(leaf)} entries that are NaN or infinite")
 
 
@@ -92,7 +95,7 @@ def _check_batch(problem: Problem, params: Any, name: str, batch: Batch, file: P
     if not pairs:
         raise ReportError(f"apply(params, inputs) must return arrays, got {outputs!r}")
     for path, leaf in pairs:
-        if not bool(jnp.all(jnp.isfinite(leaf))):
+        if _bad(leaf):
             where = jax.tree_util.keystr(path, simple=True, separator="/") or "the outputs"
             raise ReportError(
                 f"apply(params, inputs) on the {name} examples: {where} has {_bad(leaf)} entries that are "
@@ -103,19 +106,24 @@ def _check_batch(problem: Problem, params: Any, name: str, batch: Batch, file: P
         loss = jax.jit(problem.output_loss)(outputs, batch.targets)
     if jnp.shape(loss) != () or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
         raise ReportError(f"output_loss(outputs, targets) must return one real number, got {_shapes(loss)}")
-    if not bool(jnp.isfinite(loss)):
+    if _bad(loss):
         raise ReportError(f"output_loss(outputs, targets) is {float(loss)} on the {name} examples{shapes}")
-    with blame(f"the gradient of the loss on the {name} examples fails", source=file):
-        gradient = jax.jit(jax.grad(problem.batch_loss))(params, batch)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(gradient)[0]:
-        if not bool(jnp.all(jnp.isfinite(leaf))):
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ReportError(f"the gradient of the loss on the {name} examples is not finite at {where}")
     if problem.metric is not None:
         with blame(f"metric(outputs, targets) fails on the {name} examples", source=file):
             value = problem.metric(outputs, batch.targets)
             if jnp.shape(value) != ():
                 raise TypeError(f"it must return one number, got {_shapes(value)}")
+
+
+def _check_gradient(problem: Problem, params: Any, batch: Batch, file: Path | None) -> None:
+    with blame("the gradient of the loss fails", source=file):
+        gradient = jax.jit(jax.grad(problem.batch_loss))(params, batch)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(gradient)[0]:
+        if _bad(leaf):
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ReportError(
+                f"the gradient of the loss has {_bad(leaf)} entries at {where} that are not finite"
+            )
 
 
 def measure_invariance(sym: Symmetry, problem: Problem, params: Any, key: Array) -> Invariance:
@@ -127,8 +135,7 @@ def measure_invariance(sym: Symmetry, problem: Problem, params: Any, key: Array)
       params: the parameters θ.
       key: a typed key.
     """
-    assert problem.train is not None
-    inputs = _first(problem.train, EXAMPLES).inputs
+    inputs = training_inputs(problem)
     dtype = coarsest(params, jax.eval_shape(problem.apply, params, inputs))
     errors = invariance_errors(sym, problem.apply, params, inputs, key=key)
     with float64(params, inputs) as (p, x):
@@ -144,7 +151,10 @@ def require_invariance(found: Invariance) -> None:
       ReportError: it is not a symmetry; says by how much, and under which spaces.
     """
     bound = TOLERANCES[found.dtype]
-    for dtype, errors, limit in ((found.dtype, found.errors, bound), ("float64", found.fine, FLOAT64_TOLERANCE)):
+    for dtype, errors, limit in (
+        (found.dtype, found.errors, bound),
+        ("float64", found.fine, FLOAT64_TOLERANCE),
+    ):
         if errors is not None and not errors[""].error <= limit:
             spaces = "".join(f"\n  {part}: {error}" for part, error in errors.items() if part)
             raise ReportError(
@@ -153,12 +163,21 @@ def require_invariance(found: Invariance) -> None:
             )
 
 
+def training_inputs(problem: Problem) -> Any:
+    """The inputs that invariance is measured on: the first ``EXAMPLES``."""
+    assert problem.train is not None
+    return _first(problem.train, EXAMPLES).inputs
+
+
 def _first(batch: Batch, count: int) -> Batch:
     return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[:count]), batch)
 
 
-def _bad(leaf: Array) -> int:
-    return int(jnp.sum(~jnp.isfinite(leaf)))
+def _bad(leaf: Any) -> int:
+    """How many entries are NaN or infinite."""
+    array = np.asarray(leaf)
+    inexact = jnp.issubdtype(array.dtype, jnp.inexact)
+    return int(np.sum(~np.isfinite(array.astype(np.float64)))) if inexact else 0
 
 
 def _shapes(tree: Any) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax import Array
 
@@ -36,6 +37,7 @@ class Context:
       control: a wrong symmetry, or None.
       run: the training run with the records of all probes; None while probes are made.
       advance: tells the progress bar how many training steps were done.
+      memo: what ``once`` remembers.
     """
 
     problem: Problem
@@ -48,6 +50,7 @@ class Context:
     control: Control | None
     run: Run | None = None
     advance: Callable[[int], None] = lambda steps: None
+    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def symmetry(self) -> Symmetry:
@@ -70,6 +73,21 @@ class Context:
         if self.run is None:
             raise RuntimeError("the training run is not there yet: only sections can read it, not probes")
         return self.run
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """``compute()``, computed only once for each name: what a section's probe and its run share."""
+        if name not in self.memo:
+            self.memo[name] = compute()
+        return self.memo[name]
+
+    def elements(self, sym: Symmetry, count: int, purpose: str) -> Any:
+        """Random elements of a symmetry with a leading axis, as NumPy arrays.
+
+        They are drawn in float64, so that an orthogonal matrix is one in either precision.
+        """
+        with jax.enable_x64(True):
+            drawn = [jax.device_get(sym.sample(key)) for key in jax.random.split(self.key(purpose), count)]
+        return jax.tree.map(lambda *parts: np.stack(parts), *drawn)
 
     def key(self, purpose: str) -> Array:
         """A random key of its own for each purpose."""

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from eqtoolbox.problem import Problem
-from eqtoolbox.report._check import Invariance, measure_invariance
+from eqtoolbox.report._check import training_inputs
 from eqtoolbox.symmetry import Symmetry
-from eqtoolbox.testing import TOLERANCES
+from eqtoolbox.testing import TOLERANCES, invariance_errors
 
 #: Leaves that are tried.
 CANDIDATES = 4
@@ -23,20 +23,21 @@ class Control(NamedTuple):
     Attributes:
       symmetry: the right one but for one leaf, which it leaves alone.
       leaf: the path of that leaf.
-      invariance: how far it is from a symmetry.
+      error: the largest relative change of the outputs under one of its elements.
     """
 
     symmetry: Symmetry
     leaf: str
-    invariance: Invariance
+    error: float
 
 
-def find_control(problem: Problem, params: Any, key: Array) -> Control | None:
+def find_control(problem: Problem, params: Any, dtype: str, key: Array) -> Control | None:
     """Takes one leaf away from the problem's symmetry, a large one, so that it is none any more.
 
     Args:
       problem: with its symmetry.
       params: the parameters θ.
+      dtype: the coarsest the model computes in.
       key: a typed key.
 
     Returns:
@@ -53,9 +54,9 @@ def find_control(problem: Problem, params: Any, key: Array) -> Control | None:
         if wrong is None or tried == CANDIDATES:
             continue
         tried += 1
-        found = measure_invariance(wrong, problem, params, key)
-        if not found.errors[""].error <= TOLERANCES[found.dtype]:
-            return Control(wrong, leaf, found)
+        errors = invariance_errors(wrong, problem.apply, params, training_inputs(problem), key=key)
+        if not errors[""].error <= TOLERANCES[dtype]:
+            return Control(wrong, leaf, errors[""].error)
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
@@ -55,68 +55,50 @@ _STYLE = {
 }
 
 
-def canvas(columns: int = 1, height: float = 3.0) -> tuple[Figure, Sequence[Axes]]:
-    """A figure as wide as the page, with axes side by side.
+def draw(
+    name: str,
+    alt: str,
+    painter: Callable[[Figure, Sequence[Axes]], None],
+    *,
+    columns: int = 1,
+    height: float = 3.2,
+) -> Markup:
+    """Draws a figure as wide as the page, as an ``<svg>`` element.
 
     Args:
-      columns: how many.
-      height: in inches; the page is 7.6 wide.
-
-    Returns:
-      The figure and its axes. Draw with the colours ``INK``, ``MUTED`` and ``SERIES`` only.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(7.6, height), layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False)[0]
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.06)  # pyright: ignore
-    return figure, list(axes)
-
-
-def svg(figure: Figure, name: str, alt: str) -> Markup:
-    """The figure as an ``<svg>`` element for the page.
-
-    Args:
-      figure: from ``canvas``.
       name: unique in the page; it prefixes every id.
       alt: what is seen, for those who cannot.
+      painter: given the figure and its axes, side by side. It uses the colours ``INK``, ``MUTED`` and ``SERIES``
+        only, which the page replaces by its own.
+      columns: how many axes.
+      height: in inches; the page is 7.6 wide.
 
     Returns:
       The element: no external references, colours by CSS variables.
     """
     import matplotlib
+    from matplotlib.figure import Figure
 
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(7.6, height), layout="constrained")
+        axes = figure.subplots(1, columns, squeeze=False)[0]
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.06)  # pyright: ignore
+        painter(figure, list(axes))
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
+    return _embed(buffer.getvalue(), name, alt)
+
+
+def _embed(text: str, name: str, alt: str) -> Markup:
+    """An SVG file as an element of the page."""
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'\s(xmlns(:xlink)?|width|height|version)="[^"]*"', "", text[: text.index(">")]) + text[
-        text.index(">") :
-    ]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    end = text.index(">")
+    text = re.sub(r'\s(xmlns(:xlink)?|width|height|version)="[^"]*"', "", text[:end]) + text[end:]
     text = text.replace("xlink:href=", "href=")
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
     for role, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{role})")
-    label = f'<svg role="img" aria-label="{escape(alt)}"'
-    return Markup(text.replace("<svg", label, 1).strip())
-
-
-def direct_label(axes: Axes, x: float, y: float, text: str, colour: str, **offset: float) -> None:
-    """Writes a label beside a point of a line, in the line's colour."""
-    axes.annotate(
-        text,
-        (x, y),
-        xytext=(offset.get("dx", 4), offset.get("dy", 0)),
-        textcoords="offset points",
-        color=colour,
-        fontsize=8.5,
-        va="center",
-        annotation_clip=False,
-    )
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1).strip())

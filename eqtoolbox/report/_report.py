@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from eqtoolbox.report._blocks import number, table
+from eqtoolbox.report._blocks import number, pretty, table
 from eqtoolbox.report._config import Config, flag
 from eqtoolbox.report._section import Check, Number, Section, SectionResult
 
@@ -74,13 +74,15 @@ class Report:
     def numbers(self) -> list[Number]:
         """The numbers of the summary."""
         facts = self.training
-        loss = f"loss {number(facts['loss_start'], 3)} → {number(facts['loss_end'], 3)}"
+        loss = f"loss {number(facts['loss_start'])} → {number(facts['loss_end'])}"
         metric = facts["metric_test"] if facts["metric_test"] is not None else facts["metric_train"]
         where = "test" if facts["metric_test"] is not None else "training"
         first = (
             Number("Training", loss, f"{facts['steps']} steps on {facts['train_examples']} examples")
             if metric is None
-            else Number(f"{facts['metric_name']}, {where} examples", metric, f"{loss} in {facts['steps']} steps")
+            else Number(
+                f"{facts['metric_name']}, {where} examples", metric, f"{loss} in {facts['steps']} steps"
+            )
         )
         return [first, *(n for s in self.sections for n in s.result.numbers)]
 
@@ -88,8 +90,8 @@ class Report:
     def setup(self) -> Markup:
         """The table of options."""
         rows = [[flag(k) if k != "model" else "model", str(v)] for k, v in self.options().items()]
-        rows += [[k.replace("_", " "), number(v, 3)] for k, v in self.training.items() if v is not None]
-        return table(["option or fact", "value"], rows)
+        rows += [[k.replace("_", " "), v] for k, v in self.training.items() if v is not None]
+        return table(["option or fact", "value"], rows, narrow=True)
 
     def options(self) -> dict[str, Any]:
         """The options that were used, as plain data."""
@@ -128,7 +130,7 @@ class Report:
 
         source = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-        return environment.from_string(source).render(report=self, number=number)
+        return environment.from_string(source).render(report=self, number=number, pretty=pretty)
 
 
 def _plain(value: Any) -> Any:

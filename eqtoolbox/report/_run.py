@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from eqtoolbox import zoo
 from eqtoolbox.problem import Batch, Problem
@@ -56,6 +57,8 @@ def make_report(
     config.check()
     progress.describe("loading")
     source = load(config) if problem is None else Source(problem, f"The training examples of {problem.name}.")
+    if problem is None and config.model is None:
+        config = replace(config, activation=config.activation or "relu")
     context = prepare(config, source, progress)
     chosen = all_sections() if only is None else tuple(only)
     progress.describe("training")
@@ -84,7 +87,7 @@ def make_report(
         data_description=source.description,
         versions=versions(),
         device=device(),
-        created=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         seconds=time.perf_counter() - began,
     )
 
@@ -107,10 +110,8 @@ def prepare(config: Config, source: Source, progress: Progress) -> Context:
     invariance = measure_invariance(problem.symmetry, problem, params, invariance_key)
     require_invariance(invariance)
     progress.describe("finding a wrong symmetry")
-    control = find_control(problem, params, control_key)
+    control = find_control(problem, params, invariance.dtype, control_key)
     config = replace(config, batch_size=config.batch_size or min(128, size))
-    if config.model is None and problem.train is not None and config.activation is None:
-        config = replace(config, activation="relu")
     batch_size = config.batch_size
     assert batch_size is not None
     epochs = -(-config.steps // (size // batch_size))
@@ -130,32 +131,40 @@ def prepare(config: Config, source: Source, progress: Progress) -> Context:
 def training_facts(context: Context) -> dict[str, Any]:
     """Sizes, losses and metrics of the training run."""
     problem, run = context.problem, context.training
-    loss = jax.jit(problem.batch_loss)
 
-    def metric(batch: Batch | None) -> float | None:
-        if problem.metric is None or batch is None:
-            return None
-        return float(problem.metric(jax.jit(problem.apply)(run.params, batch.inputs), batch.targets))
+    @jax.jit
+    def evaluate(params: Any, batch: Batch) -> tuple[Any, Array]:
+        outputs = problem.apply(params, batch.inputs)
+        return outputs, problem.output_loss(outputs, batch.targets)
 
+    def measure(params: Any, batch: Batch | None) -> tuple[float | None, float | None]:
+        if batch is None:
+            return None, None
+        outputs, loss = evaluate(params, batch)
+        metric = None if problem.metric is None else float(problem.metric(outputs, batch.targets))
+        return float(loss), metric
+
+    start, _ = measure(context.params, context.data)
+    end, metric_train = measure(run.params, context.data)
+    loss_test, metric_test = measure(run.params, problem.test)
     name = getattr(problem.metric, "__name__", "metric").strip("_<>").replace("_", " ")
-    test = problem.test
     return {
         "parameters": sum(x.size for x in jax.tree.leaves(context.params)),
         "train_examples": context.data.size,
-        "test_examples": 0 if test is None else test.size,
+        "test_examples": 0 if problem.test is None else problem.test.size,
         "steps": len(run.loss),
-        "loss_start": float(loss(context.params, context.data)),
-        "loss_end": float(loss(run.params, context.data)),
-        "loss_test": None if test is None else float(loss(run.params, test)),
+        "loss_start": start,
+        "loss_end": end,
+        "loss_test": loss_test,
         "metric_name": None if problem.metric is None else name.capitalize(),
-        "metric_train": metric(context.data),
-        "metric_test": metric(test),
+        "metric_train": metric_train,
+        "metric_test": metric_test,
     }
 
 
 def _require_finite(run: Run, config: Config) -> None:
     bad = np.flatnonzero(~np.isfinite(run.loss))
-    if bad.size or not all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(run.params)):
+    if bad.size or not all(np.isfinite(np.asarray(x, np.float64)).all() for x in jax.tree.leaves(run.params)):
         step = int(bad[0]) if bad.size else len(run.loss)
         raise ReportError(
             f"training diverges: the loss is not finite at step {step} of gradient descent with "

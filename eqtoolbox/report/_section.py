@@ -101,7 +101,8 @@ def all_sections() -> tuple[Section, ...]:
     from eqtoolbox.report import sections as package
 
     modules = (
-        importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)
+        importlib.import_module(f"{package.__name__}.{m.name}")
+        for m in pkgutil.iter_modules(package.__path__)
     )
     found = sorted((module.SECTION for module in modules), key=lambda s: (s.order, s.name))
     names = [s.name for s in found]

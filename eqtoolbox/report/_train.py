@@ -120,8 +120,11 @@ def train(
 
         return jax.lax.scan(step, carry, indices)
 
-    start = {name: probe.init(params) for name, probe in probes.items()}
-    carry = (params, optimizer.init(params), start)
+    @jax.jit
+    def begin(params: Params) -> Any:
+        return optimizer.init(params), {name: probe.init(params) for name, probe in probes.items()}
+
+    carry = (params, *begin(params))
     kept, records, done = [(0, params)], [], 0
     for rows in np.array_split(np.asarray(indices), min(snapshots, len(indices))):
         carry, record = part(carry, data, rows)

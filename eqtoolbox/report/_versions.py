@@ -38,5 +38,6 @@ def versions() -> dict[str, str]:
 def device() -> str:
     """What JAX runs on."""
     devices = jax.devices()
-    count = f"{len(devices)} × " if len(devices) > 1 else ""
-    return f"{count}{devices[0].device_kind} ({jax.default_backend()})"
+    kind, backend = devices[0].device_kind, jax.default_backend()
+    name = backend.upper() if kind.lower() == backend else f"{kind} ({backend})"
+    return f"{len(devices)} × {name}" if len(devices) > 1 else name

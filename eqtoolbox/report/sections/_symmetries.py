@@ -41,7 +41,7 @@ def run(context: Context) -> SectionResult:
         "factors": [_factor_data(f, sym, ranks.get(f.key), coarse, fine) for f in sym.factors],
         "control": None
         if control is None
-        else {"leaf_left_out": control.leaf, "invariance_error": control.invariance.errors[""].error},
+        else {"leaf_left_out": control.leaf, "invariance_error": control.error},
     }
     checks = [
         Check(
@@ -62,8 +62,8 @@ def run(context: Context) -> SectionResult:
         checks.append(
             Check(
                 f"A wrong symmetry, which leaves {control.leaf} alone, is caught",
-                control.invariance.errors[""].error,
-                TOLERANCES[control.invariance.dtype],
+                control.error,
+                TOLERANCES[invariance.dtype],
                 at_least=True,
             )
         )
@@ -75,25 +75,35 @@ def _ranks(sym: Symmetry, params: Any, parameters: int) -> dict[str, int | None]
     if sym.is_discrete:
         return {"": 0, **{f.key: 0 for f in sym.factors}}
 
-    def rank(part: Symmetry, params: Any) -> int | None:
+    def matrix(part: Symmetry, params: Any) -> np.ndarray | None:
         if part.dimension**2 * parameters > RANK_LIMIT:
             return None
-        matrix = np.asarray(jax.jit(lambda p: generator_matrix(part, p))(params))
-        return int(numerical_rank(matrix).rank)
+        return np.asarray(jax.jit(lambda p: generator_matrix(part, p))(params))
 
     with float64(params) as (p,):
-        found: dict[str, int | None] = {"": rank(sym, p)}
-        for f in sym.factors:
-            alone = len(sym.factors) == 1
-            found[f.key] = (
-                found[""] if alone else rank(sym.restrict(*f.spaces), p) if f.group.dimension else 0
-            )
-    return found
+        rows = matrix(sym, p)
+        if rows is None:
+            parts = {f.key: matrix(sym.restrict(*f.spaces), p) for f in sym.factors if f.group.dimension}
+        else:
+            parts = _blocks(sym, rows)
+    ranks = {key: None if x is None else int(numerical_rank(x).rank) for key, x in parts.items()}
+    whole = None if rows is None else int(numerical_rank(rows).rank)
+    return {"": whole, **{f.key: ranks.get(f.key, 0) for f in sym.factors}}
+
+
+def _blocks(sym: Symmetry, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The rows of each factor's generators, which are in the order of a flattened algebra vector."""
+    zero = sym.zero_algebra()
+    keys = [path[0].key for path, _ in jax.tree_util.tree_flatten_with_path(zero)[0]]
+    sizes = [leaf.size for leaf in jax.tree.leaves(zero)]
+    owner = np.repeat(keys, sizes)
+    return {key: rows[owner == key] for key in zero}
 
 
 def _errors(errors: Errors) -> dict[str, Any]:
     return {
-        part or "all": {"error": e.error, "leaf": e.leaf, "index": list(e.index)} for part, e in errors.items()
+        part or "all": {"error": e.error, "leaf": e.leaf, "index": list(e.index)}
+        for part, e in errors.items()
     }
 
 
@@ -183,7 +193,6 @@ def _html(context: Context, data: dict[str, Any]) -> list[Markup]:
         ]
     )
     if control is not None:
-        wrong = control.invariance
         rows.append(
             [
                 Markup("<i>a wrong one, for contrast</i>"),
@@ -192,8 +201,8 @@ def _html(context: Context, data: dict[str, Any]) -> list[Markup]:
                 control.symmetry.dimension,
                 "",
                 Markup("as above, without <code>{}</code>").format(control.leaf),
-                wrong.errors[""].error,
-                None if wrong.fine is None else wrong.fine[""].error,
+                control.error,
+                "",
             ]
         )
     html.append(table(head, rows))
