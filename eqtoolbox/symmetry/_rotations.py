@@ -41,8 +41,8 @@ def spherical_angles(z: Array) -> Array:
     h = _require_vector("spherical_angles", z)
     z, dtype = _floating(z)
     u, norm = _scaled(z)
-    tail, empty = _tails(u)
-    rest = jnp.where(empty[1:], 0, tail[1:])
+    _, tail, empty = _tails(u)
+    rest = tail[1:]
     if h > 1:
         rest = rest.at[-1].set(u[-1])
     # The guarded arguments keep the derivative finite where an angle is left open.
@@ -120,18 +120,15 @@ def _polar(z: Array) -> tuple[Array, Array]:
     """The orthogonal part R(a) and the norm, in at least float32; NaN for a vanishing or infinite z."""
     h = z.shape[0]
     u, norm = _scaled(z)
-    tail, empty = _tails(u)
-    if h == 1:
-        orthogonal = (u / tail)[:, None]
-    else:
-        cosine = jnp.where(empty, 1, u / tail).at[-1].set(1)
-        rest = jnp.where(empty[1:], 0, tail[1:]).at[-1].set(u[-1])
-        sine = jnp.where(empty[:-1], 0, rest / tail[:-1])
+    unit, tail, empty = _tails(u)
+    if h > 1:
+        length = jnp.where(empty, 1, tail)
+        cosine = jnp.where(empty, 1, u / length).at[-1].set(1)
+        sine = tail[1:].at[-1].set(u[-1]) / length[:-1]
         open_ended = empty.at[-1].set(True)
-        tails = jnp.where(open_ended[None, :], jnp.eye(h, dtype=u.dtype), u[:, None] / tail[None, :])
-        orthogonal = _assemble(tails, cosine, sine)
+        unit = _assemble(jnp.where(open_ended[None, :], jnp.eye(h, dtype=u.dtype), unit), cosine, sine)
     defined = (norm > 0) & jnp.isfinite(norm)
-    return jnp.where(defined, orthogonal, jnp.nan), norm
+    return jnp.where(defined, unit, jnp.nan), norm
 
 
 def _assemble(below: Array, cosine: Array, sine: Array) -> Array:
@@ -141,18 +138,29 @@ def _assemble(below: Array, cosine: Array, sine: Array) -> Array:
 
 
 def _scaled(z: Array) -> tuple[Array, Array]:
-    """The vector over its largest entry (a constant: no function of degree 0 sees it), and its norm."""
+    """The vector over its largest entry or so (a constant: no function of degree 0 sees it), and its norm."""
     largest = lax.stop_gradient(jnp.max(jnp.abs(z)))
-    u = z / jnp.where(largest > 0, largest, 1)
+    # XLA may multiply by the reciprocal, which must not be subnormal.
+    scale = jnp.where(largest > 0, jnp.minimum(largest, jnp.finfo(z.dtype).max / 256), 1)
+    u = z / scale
+    u = jnp.where(jnp.abs(u) < jnp.finfo(z.dtype).tiny, 0, u)
     square = jnp.sum(u * u)
-    return u, largest * jnp.sqrt(jnp.where(square > 0, square, 1))
+    norm = scale * jnp.sqrt(jnp.where(square > 0, square, 1))
+    return u, jnp.where(largest > 0, norm, 0)
 
 
-def _tails(u: Array) -> tuple[Array, Array]:
-    """The norms of (u_i, ..., u_h) for each i, 1 in place of 0; and which of them vanish."""
-    squares = lax.cumsum(u * u, reverse=True)
-    empty = squares == 0
-    return jnp.sqrt(jnp.where(empty, 1, squares)), empty
+def _tails(u: Array) -> tuple[Array, Array, Array]:
+    """The tails (u_j, ..., u_h) as unit vectors (columns, shape (h, h)), their norms, and which vanish.
+
+    Each is divided by its own largest entry before it is squared: the entries may differ by any power of ten.
+    """
+    largest = lax.stop_gradient(lax.cummax(jnp.abs(u), reverse=True))
+    empty = largest == 0
+    scale = jnp.where(empty, 1, largest)
+    ratios = jnp.tril(u[:, None] / scale[None, :])
+    squares = jnp.sum(ratios * ratios, axis=0)
+    length = jnp.sqrt(jnp.where(empty, 1, squares))
+    return ratios / length[None, :], jnp.where(empty, 0, scale * length), empty
 
 
 def _floating(x: Array) -> tuple[Array, jnp.dtype]:
