@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import lax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Key
 
 from ._checks import check_integer, leading_size
 
@@ -20,6 +22,11 @@ def map_chunks(f: Callable, xs: Any, batch_size: int | None, name: str = "xs") -
     n = leading_size(xs, name)
     size = _chunk_size(n, batch_size)
     return jax.vmap(f)(xs) if size == n else lax.map(f, xs, batch_size=size)
+
+
+def map_draws(f: Callable, key: Key[Array, ""], n: int, batch_size: int | None) -> Any:
+    """``f`` of n keys folded from ``key``, stacked, at most ``batch_size`` at a time (None: all at once)."""
+    return map_chunks(lambda i: f(jax.random.fold_in(key, i)), jnp.arange(n), batch_size)
 
 
 def fold_chunks(step: Callable, state: Any, xs: Any, batch_size: int | None, name: str = "xs") -> Any:

@@ -19,7 +19,7 @@ from jax import Array
 from jaxtyping import Float, Key, PyTree
 
 from ._checks import check_choice, check_integer, check_real
-from ._chunks import map_chunks
+from ._chunks import map_draws
 from ._estimate import Estimate, estimate_mean
 from ._krylov import extend_krylov, normalize, ritz_pairs, start_krylov
 from ._operators import MatVec, flat_matvec
@@ -88,7 +88,7 @@ def spectral_density(
         nodes, coordinates, _ = ritz_pairs(state)
         return nodes, coordinates[0] ** 2 * (tree_norm(z) / math.sqrt(p)) ** 2
 
-    nodes, weights = map_chunks(rule, jax.random.split(key, probes), batch_size)
+    nodes, weights = map_draws(rule, key, probes, batch_size)
     return Spectrum(nodes, weights, p)
 
 

@@ -18,7 +18,7 @@ from jax import Array
 from jaxtyping import Key, PyTree
 
 from ._checks import check_choice, check_integer, check_real
-from ._chunks import fold_chunks, map_chunks
+from ._chunks import fold_chunks, map_chunks, map_draws
 from ._estimate import Estimate, estimate_mean
 from ._krylov import combine, project_out
 from ._moments import moments_estimate, moments_init, moments_update_batch
@@ -75,7 +75,7 @@ def hutchinson_trace(
         z = draw(probe_key)
         return combine(z, product(z))
 
-    return estimate_mean(map_chunks(one, jax.random.split(key, samples), batch_size))
+    return estimate_mean(map_draws(one, key, samples, batch_size))
 
 
 def hutchinson_diagonal(
@@ -109,13 +109,14 @@ def hutchinson_diagonal(
     samples = _check(like, samples, distribution)
     product, draw = _flat(matvec, like, distribution)
 
-    def one(probe_key):
-        z = draw(probe_key)
+    abstract = abstract_working(like)
+
+    def one(i):
+        z = draw(jax.random.fold_in(key, i))
         return unravel_stack(z * product(z), abstract)
 
-    abstract = abstract_working(like)
-    step = lambda state, keys: moments_update_batch(state, jax.vmap(one)(keys))  # noqa: E731
-    state = fold_chunks(step, moments_init(abstract), jax.random.split(key, samples), batch_size)
+    step = lambda state, chunk: moments_update_batch(state, jax.vmap(one)(chunk))  # noqa: E731
+    state = fold_chunks(step, moments_init(abstract), jnp.arange(samples), batch_size)
     return moments_estimate(state)._replace(samples=samples)
 
 
@@ -158,7 +159,7 @@ def hutchpp_trace(
     rank = min(samples // 3, tree_size(like))
     probes = samples - 2 * rank
     sketch_key, probe_key = jax.random.split(key)
-    sketch = map_chunks(lambda k: product(draw(k)), jax.random.split(sketch_key, rank), batch_size)
+    sketch = map_draws(lambda k: product(draw(k)), sketch_key, rank, batch_size)
     rows = jnp.linalg.qr(sketch.T)[0].T
     exact = jnp.sum(map_chunks(lambda row: combine(row, product(row)), rows, batch_size))
 
@@ -166,5 +167,5 @@ def hutchpp_trace(
         z, _ = project_out(draw(k), rows)
         return combine(z, product(z))
 
-    rest = estimate_mean(map_chunks(one, jax.random.split(probe_key, probes), batch_size))
+    rest = estimate_mean(map_draws(one, probe_key, probes, batch_size))
     return rest._replace(value=rest.value + exact)

@@ -190,7 +190,7 @@ def test_repeated_eigenvalues_are_all_found(dense, top, spectrum, seed):
     np.testing.assert_allclose(pairs.values, np.sort(spectrum)[::-1][:4], atol=2e-4)
 
 
-@pytest.mark.parametrize(("k", "subspace"), [(1, 2), (P, None), (5, P)])
+@pytest.mark.parametrize(("k", "subspace"), [(1, 2), (P, None)])
 def test_sizes_of_the_subspace(x64, key, dense, top, k, subspace):
     matrix = dense.symmetric(np.arange(P) ** 2.0)
     pairs, info = top(matrix, k, key, subspace=subspace, max_cycles=300)
@@ -199,10 +199,12 @@ def test_sizes_of_the_subspace(x64, key, dense, top, k, subspace):
 
 
 def test_zero_and_one_dimensional_operators(key):
-    pairs, info = la.top_eigenpairs(lambda v: jnp.zeros_like(v), jnp.zeros(5), 2, key=key)
+    pairs, info = jax.jit(lambda k: la.top_eigenpairs(jnp.zeros_like, jnp.zeros(5), 2, key=k))(key)
     assert pairs.values.tolist() == [0, 0]
     assert bool(info.converged.all() & info.confirmed)
-    pairs, _ = la.top_eigenpairs(lambda v: -3 * v, jnp.zeros(()), 1, key=jax.random.key(1))
+    pairs, _ = jax.jit(lambda k: la.top_eigenpairs(lambda v: -3 * v, jnp.zeros(()), 1, key=k))(
+        jax.random.key(1)
+    )
     np.testing.assert_allclose(pairs.values, [-3.0], rtol=1e-6)
 
 
@@ -232,7 +234,8 @@ def test_products_are_counted(key, dense):
         jax.debug.callback(lambda: calls.append(1))
         return inner(v)
 
-    _, info = jax.block_until_ready(la.top_eigenpairs(matvec, like, 2, key=key, subspace=10))
+    solve = jax.jit(lambda k: la.top_eigenpairs(matvec, like, 2, key=k, subspace=10))
+    _, info = jax.block_until_ready(solve(key))
     jax.effects_barrier()
     assert int(info.matvecs) == len(calls) > 12
 

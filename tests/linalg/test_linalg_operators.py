@@ -33,16 +33,14 @@ def test_hvp_fn_is_a_pytree_for_compiled_functions(key, mlp):
     matvec = jax.jit(lambda p: la.hvp_fn(loss, p))(net.params)
     stack = la.random_stack(key, net.params, 3)
     apply = jax.jit(lambda matvec, v: matvec(v))
+    plain = jax.jit(lambda p, v: la.hvp(loss, p, v))
+    mapped = jax.jit(lambda matvec, stack: jax.vmap(matvec)(stack))(matvec, stack)
     for i in range(3):
-        v = jax.tree.map(lambda x: x[i], stack)  # noqa: B023
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-            apply(matvec, v),
-            la.hvp(loss, net.params, v),
-        )
+        v, row = (jax.tree.map(lambda x: x[i], t) for t in (stack, mapped))  # noqa: B023
+        close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)  # noqa: E731
+        jax.tree.map(close, apply(matvec, v), plain(net.params, v))
+        jax.tree.map(close, row, plain(net.params, v))
     assert apply._cache_size() == 1
-    mapped = jax.vmap(matvec)(stack)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[2], b, atol=1e-6), mapped, apply(matvec, v))
 
 
 def test_hvp_is_differentiable(x64):
@@ -56,7 +54,9 @@ def test_bfloat16_parameters_keep_their_dtype(key, mlp):
     net = mlp(jnp.bfloat16)
     loss = lambda p: net.output_loss(net.model(p))  # noqa: E731
     v = la.random_like(key, net.params, dtype=jnp.float32)  # cast to the parameters' dtype
-    for product in (la.hvp(loss, net.params, v), la.ggn_vp(net.model, net.output_loss, net.params, v)):
+    hessian = jax.jit(lambda p, v: la.hvp(loss, p, v))
+    gauss_newton = jax.jit(lambda p, v: la.ggn_vp(net.model, net.output_loss, p, v))
+    for product in (hessian(net.params, v), gauss_newton(net.params, v)):
         assert {x.dtype for x in jax.tree.leaves(product)} == {jnp.dtype(jnp.bfloat16)}
         assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(product))
 
@@ -64,14 +64,14 @@ def test_bfloat16_parameters_keep_their_dtype(key, mlp):
 def test_ggn_is_j_h_j_and_semidefinite_for_a_convex_loss(x64, mlp):
     net = mlp(jnp.float64)
     flat, unravel = ravel_pytree(net.params)
-    jacobian = jax.jacobian(lambda f: net.model(unravel(f)).ravel())(flat)
+    jacobian = jax.jit(jax.jacobian(lambda f: net.model(unravel(f)).ravel()))(flat)
     outputs = net.model(net.params)
-    h_out = jax.hessian(lambda z: net.output_loss(z.reshape(outputs.shape)))(outputs.ravel())
+    h_out = jax.jit(jax.hessian(lambda z: net.output_loss(z.reshape(outputs.shape))))(outputs.ravel())
     got = jax.jit(lambda p: la.to_dense(la.ggn_fn(net.model, net.output_loss, p), p))(net.params)
     np.testing.assert_allclose(got, jacobian.T @ h_out @ jacobian, atol=1e-14)
     assert np.linalg.eigvalsh(got).min() > -1e-14
     v = unravel(jnp.linspace(-1, 1, flat.size))
-    product = la.ggn_vp(net.model, net.output_loss, net.params, v)
+    product = jax.jit(lambda p, v: la.ggn_vp(net.model, net.output_loss, p, v))(net.params, v)
     np.testing.assert_allclose(ravel_pytree(product)[0], got @ ravel_pytree(v)[0], atol=1e-14)
 
 
@@ -81,12 +81,13 @@ def test_ggn_takes_any_output_tree_and_any_loss(x64, key):
     model = lambda p: {"u": a @ p, "s": jnp.sum(p)}  # noqa: E731
     output_loss = lambda out: jnp.sum(jnp.sin(out["u"])) * out["s"]  # noqa: E731
     p = jnp.array([0.3, -1.0, 2.0])
-    hessian = jax.hessian(lambda p: output_loss(model(p)))(p)
-    np.testing.assert_allclose(la.to_dense(la.ggn_fn(model, output_loss, p), p), hessian, atol=1e-14)
+    hessian = jax.jit(jax.hessian(lambda p: output_loss(model(p))))(p)
+    got = jax.jit(lambda p: la.to_dense(la.ggn_fn(model, output_loss, p), p))(p)
+    np.testing.assert_allclose(got, hessian, atol=1e-14)
     assert np.linalg.eigvalsh(hessian).min() < -0.1
 
 
-@pytest.mark.parametrize("batch_size", [None, 1, 2, 5, 100])
+@pytest.mark.parametrize("batch_size", [None, 1, 4, 100])
 def test_to_dense_of_a_rectangular_map_in_chunks(batch_size):
     matrix = jnp.arange(12.0).reshape(2, 6)
     like = [jnp.zeros((2, 2)), jnp.zeros(2)]

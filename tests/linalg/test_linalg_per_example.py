@@ -19,7 +19,7 @@ def explicit(net):
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("batch_size", [None, 1, 4, 6, 50])
+@pytest.mark.parametrize("batch_size", [None, 1, 4])
 def test_gradients_losses_and_products(x64, mlp, batch_size):
     net = mlp(jnp.float64)
     rows = explicit(net)
@@ -52,8 +52,9 @@ def test_gradients_losses_and_products(x64, mlp, batch_size):
 
 def test_the_mean_of_the_gradients_is_the_gradient(x64, mlp):
     net = mlp(jnp.float64)
-    mean = jax.tree.map(lambda g: g.mean(0), la.per_example_grads(net.batch_loss, net.params, net.batch))
-    full = jax.grad(net.batch_loss)(net.params, net.batch)
+    grads = jax.jit(lambda p, b: la.per_example_grads(net.batch_loss, p, b, batch_size=6))
+    mean = jax.tree.map(lambda g: g.mean(0), grads(net.params, net.batch))
+    full = jax.jit(jax.grad(net.batch_loss))(net.params, net.batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-15), mean, full)
 
 
@@ -76,10 +77,9 @@ def test_a_large_mean_gradient_does_not_spoil_the_covariance():
 
 def test_bfloat16_parameters_keep_their_dtype(mlp):
     net = mlp(jnp.bfloat16)
-    for tree in (
-        la.per_example_grads(net.batch_loss, net.params, net.batch, batch_size=4),
-        la.fisher_vp(net.batch_loss, net.params, net.batch, net.params, batch_size=4),
-    ):
+    grads = jax.jit(lambda p, b: la.per_example_grads(net.batch_loss, p, b, batch_size=4))
+    fisher = jax.jit(lambda p, b: la.fisher_vp(net.batch_loss, p, b, p, batch_size=50))
+    for tree in (grads(net.params, net.batch), fisher(net.params, net.batch)):
         assert {x.dtype for x in jax.tree.leaves(tree)} == {jnp.dtype(jnp.bfloat16)}
 
 
