@@ -1,4 +1,8 @@
-"""What every test shares: eight CPU devices, strict JAX settings, a hypothesis profile, two fixtures."""
+"""What every test shares: eight CPU devices, strict JAX settings, a hypothesis profile, two fixtures.
+
+Most of the time goes into compilation. When running the same tests again and again, keep what was compiled:
+JAX_COMPILATION_CACHE_DIR=.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1 (three times quicker).
+"""
 
 import os
 
