@@ -275,7 +275,7 @@ def _parent_axis(factor: Factor, parent: int, axis: int, places: tuple[Place, ..
     chosen = near if near else candidates
     if len(chosen) != 1:
         found = "is missing" if not chosen else "occurs several times"
-        raise ValueError(f"{places[axis].atom} depends on the space {name!r}, which {found} on this leaf")
+        raise ValueError(f"{places[axis].atom.space} depends on the space {name!r}, which {found} on this leaf")
     return chosen[0]
 
 
@@ -285,7 +285,7 @@ def _index_axes(atom: Atom, places: tuple[Place, ...]) -> tuple[tuple[str, int],
         axes = [i for i, p in enumerate(places) if p.atom.space == name]
         if len(axes) != 1:
             found = "is missing" if not axes else "occurs several times"
-            raise ValueError(f"{atom} is indexed by the axis {name!r}, which {found} on this leaf")
+            raise ValueError(f"{atom.space} is indexed by the axis {name!r}, which {found} on this leaf")
         pairs.append((name, axes[0]))
     return tuple(pairs)
 

@@ -87,7 +87,7 @@ def leaf_labels(draw):
     return LeafLabel(tuple(axes), tuple(draw(st.lists(SPACES, max_size=2))))
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(leaf_labels())
 def test_writing_and_reading_are_inverse(label):
     assert parse_label(str(label)) == label
