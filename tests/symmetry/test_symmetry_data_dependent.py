@@ -369,12 +369,11 @@ def test_the_action_at_fixed_data_is_an_equivariance(x64):
         action_of(pseudo_inverse_map, widths, jnp.tanh).at(data(4, 2, 3))
 
 
-def test_vmap_float32_and_bfloat16(key):
+def test_vmap_float32_and_bfloat16():
     action = action_of(rotation_cocycle, (3, 4, 2), jnp.tanh)
     params = jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), network(1, (3, 4, 2)))
     xs = jnp.asarray(data(1, 6, 3), jnp.float32)
-    gs = jax.vmap(action.sample)(jax.random.split(key, 6))
-    assert gs["h1"].shape == (6, 4, 4)
+    gs = {"h1": np.stack([element(i, (3, 4, 2))["h1"] for i in range(6)]).astype(np.float32)}
 
     @jax.jit
     def outputs(gs, params, xs):
