@@ -14,10 +14,10 @@ from fractions import Fraction
 from functools import reduce
 
 import numpy as np
+from group_strategies import representations
 from hypothesis import strategies as st
 
 from eqtoolbox.groups import (
-    Exponent,
     GeneralLinear,
     Group,
     Monomial,
@@ -167,14 +167,19 @@ def trees(draw, max_leaves: int = 3) -> tuple[dict[str, Leaf], Symmetry]:
 
 @st.composite
 def any_symmetry(draw, groups: st.SearchStrategy) -> Symmetry:
-    """A symmetry of random groups of any kind, each on a leaf that holds all its spaces with exponent 1."""
+    """A symmetry of random groups of any kind, with a leaf for each of their representations."""
+    drawn = draw(st.lists(groups, min_size=1, max_size=2))
+    return symmetry_of(*drawn)
+
+
+def symmetry_of(*groups: Group) -> Symmetry:
+    """Groups side by side, each with one leaf for every space and exponent, next to the spaces it depends on."""
     labels, factors = {}, {}
-    for i, group in enumerate(draw(st.lists(groups, min_size=1, max_size=3))):
+    for i, group in enumerate(groups):
         names = tuple(f"s{i}_{j}" for j in range(len(group.sizes)))
-        exponent = Exponent.of(1)
-        if isinstance(group, Monomial) and any("[" in name for name in group.scales + group.signs):
-            exponent = Exponent.of(0)
-        atoms = tuple(Atom(name, None, exponent) for name in names)
-        labels[f"layer/{i}"] = LeafLabel((((Atom(None),),), (atoms,)))
-        factors[names if len(names) > 1 else names[0]] = group
+        factors[names] = group
+        for j, rep in enumerate(representations(group)):
+            pairs = zip(rep.spaces, rep.exponents, strict=True)
+            atoms = tuple(Atom(names[space], None, exponent) for space, exponent in pairs)
+            labels[f"layer_{i}/{j}"] = LeafLabel((((Atom(None),),), (atoms,)))
     return Symmetry(labels, factors)

@@ -455,7 +455,7 @@ def test_a_stale_label_names_the_leaf_and_both_shapes():
     ):
         sym.act(g, flat)
     renamed = {"dense_0": mlp_params()["Dense_0"], "Dense_1": mlp_params()["Dense_1"]}
-    with pytest.raises(ValueError, match="'Dense_0/bias' matches no leaf .* nearest leaf is 'dense_0/bias'"):
+    with pytest.raises(ValueError, match=r"'Dense_0/bias' matches no leaf .* nearest leaf is 'dense_0/bias'"):
         sym.act(g, renamed)
     with pytest.raises(ValueError, match="the tree has no leaves"):
         sym.act(g, {})
