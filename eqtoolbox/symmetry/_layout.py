@@ -275,7 +275,9 @@ def _parent_axis(factor: Factor, parent: int, axis: int, places: tuple[Place, ..
     chosen = near if near else candidates
     if len(chosen) != 1:
         found = "is missing" if not chosen else "occurs several times"
-        raise ValueError(f"{places[axis].atom.space} depends on the space {name!r}, which {found} on this leaf")
+        raise ValueError(
+            f"{places[axis].atom.space} depends on the space {name!r}, which {found} on this leaf"
+        )
     return chosen[0]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-
 from benchmarks.timing import Row, interleaved
+
 from eqtoolbox import Symmetry, groups
 
 HIGHEST = jax.lax.Precision.HIGHEST

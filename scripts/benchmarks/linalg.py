@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-from functools import partial
-
 import jax
 import jax.numpy as jnp
+from benchmarks.timing import Row, interleaved
 
 from eqtoolbox.linalg import hvp, hvp_fn, random_like, random_stack
 
@@ -36,31 +32,8 @@ def _mlp(key: jax.Array):
     return loss, params, x, y
 
 
-def _interleaved(ours: Callable, reference: Callable, repeats: int) -> tuple[float, float]:
-    """Median seconds of each of two compiled calls, run in turns."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for call in (ours, reference):
-        jax.block_until_ready(call())
-    for _ in range(repeats):
-        for call, record in zip((ours, reference), seconds, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            record.append(time.perf_counter() - start)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
-
-
-def bench_linalg(repeats: int = 15) -> list[tuple[str, float, float, float]]:
-    """Rows (name, ours in seconds, reference in seconds, ratio) for Hessian products of an MLP.
-
-    The MLP is 784-512-512-10 with tanh, the batch has 512 examples; both sides are compiled. The reference is
-    ``jax.jvp(jax.grad(loss))``, mapped with ``lax.map`` over several vectors.
-
-    Args:
-      repeats: timed runs per row and side, after one that compiles.
-
-    Returns:
-      One row per comparison; a ratio below 1 means ours is faster.
-    """
+def bench(repeats: int = 15) -> list[Row]:
+    """Hessian products of an MLP 784-512-512-10 against ``jax.jvp(jax.grad(loss))``."""
     loss, params, x, y = _mlp(jax.random.key(0))
     vector = random_like(jax.random.key(1), params)
     stack = random_stack(jax.random.key(2), params, VECTORS)
@@ -99,8 +72,12 @@ def bench_linalg(repeats: int = 15) -> list[tuple[str, float, float, float]]:
     ]
     rows = []
     for name, ours, reference, our_args, reference_args in cases:
-        a, b = _interleaved(
-            partial(jax.jit(ours), *our_args), partial(jax.jit(reference), *reference_args), repeats
+        t = interleaved(
+            {
+                "ours": lambda ours=ours, v=v: ours(params, v, x, y),
+                "reference": lambda reference=reference, v=v: reference(params, v, x, y),
+            },
+            repeats,
         )
-        rows.append((name, a, b, a / b))
+        rows.append(Row(name, t["ours"], t["reference"], "jax.jvp(jax.grad)", 1.1))
     return rows
