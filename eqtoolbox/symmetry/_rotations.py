@@ -83,7 +83,8 @@ def rotation_to(z: Array) -> Array:
 
     Its operator norm is |z|. It is found without trigonometric functions (column j is a normalised tail of
     z), so the first column is z to rounding, for degenerate z too (z_h = 0, z = e_1, ...). For h = 1 it is the
-    number z itself, so that a negative one is reached. A vector that overflows when squared is no problem.
+    number z itself, so that a negative one is reached. Entries may be so large or small that their squares are
+    out of range; one below the largest by more than the smallest normal number counts as 0.
 
     R is smooth off a null set and only measurable for h >= 3: where a sine vanishes it jumps (errata of
     Proposition A.3.3: a continuous R would trivialise the tangent bundle of the sphere). The derivative is

@@ -73,7 +73,7 @@ def of(z):
 @settings(max_examples=60)
 @given(z=vectors())
 def test_rotation_to_carries_the_first_basis_vector(z):
-    assume(np.any(z))
+    assume(np.abs(z).max() > 1e-250)  # so that the entries of R_z are normal numbers
     with jax.enable_x64(True):
         found = of(z)
     r, back = found["to"], found["back"]
@@ -89,7 +89,7 @@ def test_rotation_to_carries_the_first_basis_vector(z):
 @settings(max_examples=40)
 @given(z=vectors(least=2))
 def test_spherical_angles_give_the_vector_and_the_matrix_back(z):
-    assume(np.any(z))
+    assume(np.abs(z).max() > 1e-250)  # so that the entries of R_z are normal numbers
     with jax.enable_x64(True):
         found = of(z)
     a, r, expected = found["angles"], found["rotation"], found["to"] / norm(z)
@@ -97,7 +97,8 @@ def test_spherical_angles_give_the_vector_and_the_matrix_back(z):
     np.testing.assert_allclose(coordinates, z / norm(z), atol=TOLERANCE)
     np.testing.assert_allclose(r, expected, atol=TOLERANCE)
     assert np.all((a[:-1] >= 0) & (a[:-1] <= np.pi))
-    assert np.sign(a[-1]) == np.sign(z[-1]) or z[-1] == 0 or abs(a[-1]) < 1e-100
+    if abs(z[-1]) > 1e-300 * np.abs(z).max():
+        assert np.sign(a[-1]) == np.sign(z[-1])
 
 
 @pytest.mark.claim("DA-T12")
