@@ -99,16 +99,16 @@ def _mlp(activation: str, bias: bool = True) -> Make:
 
 def _wrong_resnet(symmetry: Symmetry) -> Wrong:
     both = ("relu", "norm_0_0")
+    inner = symmetry.restrict("inner0")
+    gain = "params/block_0/norm_0/scale"
+    shortcut = "params/block_1/shortcut/kernel"
     return (
-        ("the running mean stays", _changed(symmetry, {"batch_stats/block_0/norm_0/mean": "inner0^0"})),
-        (
-            "the gain does not undo the kernel",
-            _changed(symmetry, {"params/block_0/norm_0/scale": "inner0{relu:1,norm_0_0:1}"}),
-        ),
-        ("a sign that ReLU does not pass on", _changed(symmetry, groups={"inner0": Monomial(4, both, both)})),
+        ("the running mean stays", _changed(inner, {"batch_stats/block_0/norm_0/mean": "inner0^0"})),
+        ("the gain does not undo the kernel", _changed(inner, {gain: "inner0{relu:1,norm_0_0:1}"})),
+        ("a sign that ReLU does not pass on", _changed(inner, groups={"inner0": Monomial(4, both, both)})),
         (
             "the shortcut does not read the stream",
-            _changed(symmetry, {"params/block_1/shortcut/kernel": "... _ stream2{relu:1}"}),
+            _changed(symmetry.restrict("stream0"), {shortcut: "... _ _"}),
         ),
     )
 
@@ -123,6 +123,7 @@ def _wrong_group_norm(symmetry: Symmetry) -> Wrong:
 
 
 def _wrong_tied(symmetry: Symmetry) -> Wrong:
+    symmetry = symmetry.restrict("residual")
     stream = symmetry.groups["residual"]
     assert isinstance(stream, Monomial)
     names = (*stream.scales, "last")
@@ -142,7 +143,7 @@ def _wrong_scan(symmetry: Symmetry) -> Wrong:
     stacked = {path: "layers ..." for path in symmetry.axes if path.startswith("blocks/")}
     return (
         *_wrong_tied(symmetry),
-        ("the scaling of another norm", _changed(symmetry, {path: crossed})),
+        ("the scaling of another norm", _changed(symmetry, {path: crossed}).restrict("residual")),
         ("the layers exchanged", Symmetry(stacked, {"layers": Permutation(3)})),
     )
 

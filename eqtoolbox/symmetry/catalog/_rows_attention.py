@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eqtoolbox.groups import GeneralLinear, Group, Permutation, PositiveScaling, Product, Wreath
+from eqtoolbox.groups import GeneralLinear, Group, Permutation, PositiveScaling, Trivial, Wreath
 from eqtoolbox.symmetry._symmetry import Symmetry
 from eqtoolbox.symmetry.catalog._attention import attention
 from eqtoolbox.symmetry.catalog._records import Parts, Recipe, kernel, normal
@@ -60,33 +60,30 @@ def _multi_head(rng: np.random.Generator) -> Parts:
         out = params["out"]
         return mixed.reshape(*mixed.shape[:2], -1) @ out["kernel"] + out["bias"].reshape(1, 1, -1)
 
-    symmetry = attention(params, heads=_HEADS)
-
-    def changed(**labels: str) -> Symmetry:
-        return Symmetry(
-            {**symmetry.axes, **{k.replace("_", "/"): v for k, v in labels.items()}}, symmetry.groups
-        )
-
-    inner = {
-        ("heads", "qk", "vo"): Wreath(
-            Product(GeneralLinear(_DIM_K), GeneralLinear(_DIM_V)), Permutation(_HEADS)
-        )
+    dim_k, dim_v = GeneralLinear(_DIM_K), GeneralLinear(_DIM_V)
+    values = {"value/kernel": "_ (heads vo)", "value/bias": "(heads vo)", "out/kernel": "(heads vo*) _"}
+    logits = {
+        "query/kernel": "_ (heads qk)",
+        "query/bias": "(heads qk)",
+        "key/kernel": "_ (heads qk*)",
+        "key/bias": "(heads qk*)",
     }
-    slow = {n: "_ (qk heads)" if n == "query/kernel" else label for n, label in symmetry.axes.items()}
-    heads = {
-        "query/kernel": "_ (heads 2)",
-        "query/bias": "(heads 2)",
-        "key/kernel": "_ (heads 2)",
-        "key/bias": "(heads 2)",
-    }
+
+    def on(labels: dict[str, str], space: str, group: Group) -> Symmetry:
+        return Symmetry(labels, {("heads", space): Wreath(group, Trivial(_HEADS))})
+
+    whole = {path: f"{'_ ' * (label[0] == '_')}(heads 2)" for path, label in logits.items()}
     wrong = (
-        ("the output kernel moves with a, not a⁻ᵀ", changed(out_kernel="(heads vo) _")),
-        ("keys move as queries", changed(key_kernel="_ (heads qk)", key_bias="(heads qk)")),
-        ("the query bias stays", changed(query_bias="_")),
-        ("the head is the fast index of the queries", Symmetry(slow, inner)),
-        ("queries and keys change heads, values do not", Symmetry(heads, {"heads": Permutation(_HEADS)})),
+        ("W^O moves with a, not a⁻ᵀ", on({**values, "out/kernel": "(heads vo) _"}, "vo", dim_v)),
+        (
+            "keys move as queries",
+            on({**logits, "key/kernel": "_ (heads qk)", "key/bias": "(heads qk)"}, "qk", dim_k),
+        ),
+        ("the query bias stays", on({**logits, "query/bias": "_"}, "qk", dim_k)),
+        ("the head is the fast index of W^O", on({**values, "out/kernel": "(vo* heads) _"}, "vo", dim_v)),
+        ("queries and keys change heads, values do not", Symmetry(whole, {"heads": Permutation(_HEADS)})),
     )
-    return Parts(symmetry, apply, params, _sequences, wrong)
+    return Parts(attention(params, heads=_HEADS), apply, params, _sequences, wrong)
 
 
 RECIPES = (
