@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from benchmarks.timing import Row, interleaved
@@ -74,8 +76,8 @@ def bench(repeats: int = 15) -> list[Row]:
     for name, ours, reference, our_args, reference_args in cases:
         t = interleaved(
             {
-                "ours": lambda ours=ours, v=v: ours(params, v, x, y),
-                "reference": lambda reference=reference, v=v: reference(params, v, x, y),
+                "ours": functools.partial(jax.jit(ours), *our_args),
+                "reference": functools.partial(jax.jit(reference), *reference_args),
             },
             repeats,
         )
