@@ -7,72 +7,64 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+_HIGHEST = lax.Precision.HIGHEST
 
-@jax.custom_jvp
+#: Newton steps of the first square root; a spectrum near the negative axis needs many.
+FIRST_STEPS = 24
+#: Newton steps of a later one, whose spectrum lies in the right half-plane.
+LATER_STEPS = 8
+#: Nodes of the quadrature.
+NODES = 16
+
+
+@jax.jit
 def log_matrix(matrix: Array) -> Array:
-    """The principal logarithm of a real matrix, NaN where it does not exist or is not real.
+    """The principal logarithm of a real matrix, NaN where it has none that is real.
 
-    Computed by SciPy on the host in float64, by inverse scaling and squaring. The derivative L(A, E) is read
-    off the logarithm of a matrix of twice the size, log [[A, E], [0, A]] = [[log A, L(A, E)], [0, log A]];
-    its transpose is L(Aᵀ, ·). Derivatives of any order exist, in forward and reverse mode.
+    Inverse scaling and squaring: with A = r B, r the geometric mean of the absolute eigenvalues,
+    log A = log(r) I + 2^k log(B^(1/2^k)). The square roots are taken by the product form of the
+    Denman-Beavers iteration, and log(I + X) = ∫₀¹ X (I + t X)⁻¹ dt by Gauss-Legendre quadrature, which is the
+    diagonal Padé approximant. The number of steps is fixed, so the function has derivatives of any order in
+    forward and reverse mode. The result is NaN where its exponential is not the matrix to half the digits:
+    without a real principal logarithm, and for a rotation too near π (by 1e-3 in float32, 1e-5 in float64).
 
     Args:
-      matrix: shape (n, n).
+      matrix: shape (n, n), float32 or float64.
 
     Returns:
       The logarithm, shape (n, n): the one whose eigenvalues have an imaginary part in (-π, π).
 
     Reference:
-      N. J. Higham, Functions of Matrices (SIAM, 2008), chapter 11 and equation (3.16).
+      N. J. Higham, Functions of Matrices (SIAM, 2008), equations (6.29), (11.17) and (11.18).
     """
-    return _host_log(matrix)
+    n, eps = matrix.shape[-1], float(jnp.finfo(matrix.dtype).eps)
+    eye = jnp.eye(n, dtype=matrix.dtype)
+    _, log_det = jnp.linalg.slogdet(matrix)
+    log_scale = log_det / n
+    roots = 3 if eps > 1e-10 else 5
+    root = _square_root(matrix * jnp.exp(-log_scale), FIRST_STEPS)
+    root = lax.scan(lambda b, _: (_square_root(b, LATER_STEPS), None), root, length=roots - 1)[0]
+    log = log_scale * eye + 2**roots * _log_near_identity(root)
+    error = jnp.abs(jax.scipy.linalg.expm(lax.stop_gradient(log)) - matrix)
+    return jnp.where(jnp.max(error) <= eps**0.5 * jnp.max(jnp.abs(matrix)), log, jnp.nan)
 
 
-@log_matrix.defjvp
-def _log_matrix_jvp(primals, tangents):
-    (a,), (e,) = primals, tangents
-    log = log_matrix(a)
+def _square_root(matrix: Array, steps: int) -> Array:
+    """The principal square root, by ``steps`` of M ← (2 I + M + M⁻¹) / 4, X ← X (I + M⁻¹) / 2."""
+    eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
 
-    def derivative_of_exp(x):
-        return jax.jvp(jax.scipy.linalg.expm, (log,), (x,))[1]
+    def step(state, _):
+        m, x = state
+        inverse = jnp.linalg.inv(m)
+        return ((2 * eye + m + inverse) / 4, jnp.matmul(x, eye + inverse, precision=_HIGHEST) / 2), None
 
-    tangent = lax.custom_linear_solve(
-        derivative_of_exp,
-        e,
-        solve=lambda _, b: _derivative(a, b),
-        transpose_solve=lambda _, b: _derivative(a.T, b),
-    )
-    return log, tangent
+    return lax.scan(step, (matrix, matrix), length=steps)[0][1]
 
 
-def _derivative(a: Array, e: Array) -> Array:
-    """The derivative of the logarithm at ``a`` in the direction ``e``."""
-    n = a.shape[-1]
-    size = jnp.max(jnp.abs(e), initial=0)
-    size = jnp.where(size > 0, size, 1)
-    block = jnp.block([[a, e / size], [jnp.zeros_like(a), a]])
-    return size * _host_log(block)[:n, n:]
-
-
-def _host_log(matrix: Array) -> Array:
-    shape = jax.ShapeDtypeStruct(matrix.shape, matrix.dtype)
-    return jax.pure_callback(_scipy_log, shape, matrix, vmap_method="expand_dims")
-
-
-def _scipy_log(matrices) -> np.ndarray:
-    from scipy.linalg import logm
-
-    matrices = np.asarray(matrices)
-    out = np.full(matrices.shape, np.nan, matrices.dtype)
-    for i in np.ndindex(matrices.shape[:-2]):
-        m = matrices[i].astype(np.float64)
-        if np.all(np.isfinite(m)) and not _has_negative_eigenvalue(m):
-            out[i] = np.real(logm(m))
-    return out
-
-
-def _has_negative_eigenvalue(m: np.ndarray) -> bool:
-    """Whether a real matrix has an eigenvalue on the closed negative axis: no real principal logarithm."""
-    w = np.linalg.eigvals(m)
-    tolerance = 1e-9 * np.abs(w).max(initial=0.0)
-    return bool(np.any((w.real <= tolerance) & (np.abs(w.imag) <= tolerance)))
+def _log_near_identity(matrix: Array) -> Array:
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    t = jnp.asarray((nodes + 1) / 2, matrix.dtype)[:, None, None]
+    w = jnp.asarray(weights / 2, matrix.dtype)[:, None, None]
+    eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    x = matrix - eye
+    return jnp.sum(w * jnp.linalg.solve(eye + t * x, jnp.broadcast_to(x, (NODES, *x.shape))), axis=0)

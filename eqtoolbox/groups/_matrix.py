@@ -132,11 +132,10 @@ class GeneralLinear(MatrixGroup):
         return Orthogonal(self.n)
 
     def sample(self, key: Array, dtype: DTypeLike | None = None) -> Array:
-        left, right, spread = jax.random.split(key, 3)
+        turn, spread = jax.random.split(key)
         dtype = _arrays.float_dtype(dtype)
         u = jax.random.uniform(spread, (self.n,), dtype, -LOG_SPREAD, LOG_SPREAD)
-        q1 = jax.random.orthogonal(left, self.n, dtype=dtype)
-        q2 = jax.random.orthogonal(right, self.n, dtype=dtype)
+        q1, q2 = jax.random.orthogonal(turn, self.n, (2,), dtype)
         return jnp.matmul(q1 * jnp.exp(u)[None, :], q2, precision=_HIGHEST)
 
     def matrix(self, xi: Array) -> Array:
