@@ -19,18 +19,18 @@ class Config:
     Without a model it trains a small Flax MLP on the handwritten digits bundled with scikit-learn.
     """
 
-    model: Annotated[str | None, tyro.conf.Positional] = None
+    model: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE.py:FUNCTION]")] = None
     """Your own model, as path/to/file.py:function; the function takes no arguments and returns an
     eqtoolbox.Problem with its symmetry."""
-    data: Path | None = None
+    data: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz")] = None
     """Its data, an .npz file with arrays x and y (or inputs and targets), and optionally x_test and y_test."""
-    out: Path = Path("report")
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("report")
     """The folder to write to. Other files in it are left alone."""
-    activation: str | None = None
+    activation: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Activation of the bundled MLP; relu when not given."""
     steps: int = 600
     """Training steps."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Examples of a step; 128, or all if there are fewer, when not given."""
     learning_rate: float = 0.05
     """Step size of the gradient descent."""

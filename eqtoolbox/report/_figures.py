@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
@@ -18,7 +18,7 @@ _ROLES = ("ink", "muted", "grid", "c0", "c1", "c2", "c3")
 COLOURS = {role: f"#0000{i + 1:02x}" for i, role in enumerate(_ROLES)}
 INK, MUTED, GRID, *SERIES = COLOURS.values()
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
     "font.size": 9.0,

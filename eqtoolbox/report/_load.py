@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -125,7 +124,7 @@ def load_npz(path: Path) -> tuple[Batch, Batch | None]:
         raise ReportError(f"there is no file {str(path)!r}")
     try:
         archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, Mapping):
+        if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ReportError(f"{path} holds one array: save several by numpy.savez(path, x=..., y=...)")
         with archive:
             arrays = {name: _numeric(path, name, archive[name]) for name in archive}

@@ -64,6 +64,7 @@ def write(files: Mapping[str, str], out: Path) -> None:
         if staging is not None:
             for name in replaced:
                 os.replace(staging / "before" / name, out / name)
+            shutil.rmtree(staging, ignore_errors=True)
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()

@@ -1,0 +1,151 @@
+"""The sections' own measurements against independent formulas, and how sections are found."""
+
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from markupsafe import Markup
+
+import eqtoolbox as eqt
+from eqtoolbox.report import Check, Section, SectionResult, all_sections, sections
+from eqtoolbox.report._check import Invariance
+from eqtoolbox.report._config import Config
+from eqtoolbox.report._context import Context
+from eqtoolbox.report.sections._balances import at_start, charges
+from eqtoolbox.report.sections._gradient import orbit_part
+from eqtoolbox.report.sections._orbit import separation
+from eqtoolbox.symmetry import generator_matrix
+from eqtoolbox.testing import Discrepancy
+
+AXES = {"u": "_ h", "b": "h", "v": "h* _"}
+
+
+def params_of(width=4, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = {"u": (3, width), "b": (width,), "v": (width, 2)}
+    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+
+
+def context_of(sym, apply, params):
+    """A context as far as ``at_start`` reads it."""
+    rng = np.random.default_rng(1)
+    batch = eqt.Batch(
+        jnp.asarray(rng.normal(size=(16, 3)), jnp.float32), jnp.asarray(rng.normal(size=(16, 2)), jnp.float32)
+    )
+    problem = eqt.Problem("p", lambda key: params, apply, lambda y, t: jnp.mean((y - t) ** 2), symmetry=sym)
+    none = Discrepancy(0.0, "", ())
+    return Context(
+        problem=problem,
+        config=Config(),
+        params=params,
+        data=batch,
+        examples=batch,
+        indices=jnp.zeros((1, 1), int),
+        invariance=Invariance("float32", {"": none}, {"": none}),
+        control=None,
+    )
+
+
+def test_charges_of_linear_units_are_w1w1_minus_w2w2():
+    params = params_of()
+    sym = eqt.Symmetry(AXES, {"h": eqt.groups.GeneralLinear(4)})
+    found = charges(sym, params, ("h",))["h"]
+    incoming = jnp.concatenate([params["u"], params["b"][None]])
+    expected = incoming.T @ incoming - params["v"] @ params["v"].T
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_charges_of_relu_units_are_incoming_minus_outgoing():
+    params = params_of()
+    sym = eqt.Symmetry(AXES, {"h": eqt.groups.Monomial(4, scales=1)})
+    found = charges(sym, params, ("h",))["h"]
+    expected = (params["u"] ** 2).sum(0) + params["b"] ** 2 - (params["v"] ** 2).sum(1)
+    np.testing.assert_allclose(jnp.ravel(found), expected, atol=1e-5)
+
+
+def test_orbit_part_against_the_dense_generators():
+    params, gradient = params_of(), params_of(seed=5)
+    sym = eqt.Symmetry(AXES, {"h": eqt.groups.Monomial(4, scales=1)})
+    found = jax.jit(lambda p, g: orbit_part(sym, p, g))(params, gradient)
+    x = np.asarray(generator_matrix(sym, params))
+    g = np.asarray(jax.flatten_util.ravel_pytree(gradient)[0])
+    exact = np.linalg.norm(x @ g) / (np.linalg.norm(x, 2) * np.linalg.norm(g))
+    # Power iteration finds the stretch from below.
+    assert exact <= float(found[""]) <= 1.1 * exact
+    assert float(found["h"]) == pytest.approx(float(found[""]), rel=1e-5)
+    along = sym.generator({"h": jnp.ones((1, 4))}, params)
+    assert float(orbit_part(sym, params, along)[""]) > 0.3
+
+
+def test_orbit_part_of_no_gradient_is_zero():
+    sym = eqt.Symmetry(AXES, {"h": eqt.groups.Monomial(4, scales=1)})
+    zero = jax.tree.map(jnp.zeros_like, params_of())
+    assert float(orbit_part(sym, params_of(), zero)[""]) == 0
+
+
+def linear(params, x):
+    return (x @ params["u"] + params["b"][None]) @ params["v"]
+
+
+def softly(params, x):
+    return jax.nn.gelu(x @ params["u"] + params["b"][None]) @ params["v"]
+
+
+@pytest.mark.parametrize(
+    ("group", "apply", "kind"),
+    [
+        (eqt.groups.GeneralLinear(4), linear, "balance"),
+        (eqt.groups.Stabiliser(eqt.groups.GeneralLinear(4)), linear, "not conserved"),
+        (eqt.groups.Orthogonal(4), linear, "skew"),
+        (eqt.groups.Permutation(4), softly, "discrete"),
+    ],
+)
+def test_kinds_of_balances(group, apply, kind):
+    found = at_start(context_of(eqt.Symmetry(AXES, {"h": group}), apply, params_of()))
+    assert found["kinds"] == {"h": kind}
+    assert (found["one_step"] is None) == (kind != "balance")
+
+
+def test_a_translation_has_no_balance():
+    sym = eqt.Symmetry({"v": "_ c", "b": "h"}, {"h": eqt.groups.Translation(4)})
+    assert at_start(context_of(sym, linear, params_of()))["kinds"] == {"h": "not linear"}
+
+
+def test_separation_ignores_what_diverged():
+    apart = separation(np.array([[1.0, 1.0, 1.0], [1.0, 3.0, 2.0], [1.0, np.inf, 1.0]]))
+    np.testing.assert_array_equal(apart, [0.0, 1.0, np.nan])
+
+
+def test_a_check_of_nan_fails():
+    assert Check("", 1.0, 2.0).passed
+    assert not Check("", 1.0, 2.0, at_least=True).passed
+    assert not Check("", float("nan"), 2.0).passed
+    assert not Check("", float("nan"), 2.0, at_least=True).passed
+
+
+def test_the_sections_are_registered_in_order():
+    names = [s.name for s in all_sections()]
+    assert names == ["symmetries", "gradient", "balances", "orbit"]
+    assert [s.order for s in all_sections()] == sorted(s.order for s in all_sections())
+
+
+def test_a_section_is_one_file(tmp_path, monkeypatch):
+    (tmp_path / "_dropped_in.py").write_text(
+        textwrap.dedent("""
+        from eqtoolbox.report import Section, SectionResult
+        SECTION = Section("dropped in", "A dropped in section", 15, lambda context: SectionResult([]))
+        """)
+    )
+    monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path)])
+    assert [s.name for s in all_sections()][:3] == ["symmetries", "dropped in", "gradient"]
+    (tmp_path / "_again.py").write_text((tmp_path / "_dropped_in.py").read_text())
+    with pytest.raises(ValueError, match="names of the sections must differ"):
+        all_sections()
+
+
+def test_a_section_returns_what_it_is_asked_for():
+    section = Section("a", "A", 1, lambda context: SectionResult([Markup("<p>x</p>")], data={"n": 1}))
+    assert section.run(None).data == {"n": 1}
+    assert section.probe is None
