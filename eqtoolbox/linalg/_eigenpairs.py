@@ -19,7 +19,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Key, PyTree
 
 from ._checks import check_choice, check_integer, check_real
-from ._krylov import Krylov, combine, draw_start, extend_krylov, ritz_pairs, start_krylov
+from ._krylov import Krylov, draw_start, extend_krylov, matmul, ritz_pairs, start_krylov
 from ._operators import MatVec, flat_matvec
 from ._tree import abstract_working, coarsest_eps, flat_dtype, tree_norm, tree_size, unravel_stack
 
@@ -72,7 +72,7 @@ class _Search(NamedTuple):
 def _restart(krylov: Krylov, values: Array, coordinates: Array, kept: Array, following: Array) -> Krylov:
     """Keeps the first ``kept`` Ritz vectors as rows, then the row ``following``."""
     keep = jnp.arange(values.size) < kept
-    rows = combine(jnp.where(keep[:, None], coordinates.T, 0), krylov.basis[:-1])
+    rows = matmul(jnp.where(keep[:, None], coordinates.T, 0), krylov.basis[:-1])
     basis = jnp.concatenate([rows, jnp.zeros_like(rows[:1])]).at[kept].set(following)
     return krylov._replace(basis=basis, projected=jnp.diag(jnp.where(keep, values, 0)))
 
@@ -172,8 +172,8 @@ def top_eigenpairs(
     m = min(p, max(2 * k + 10, 20)) if subspace is None else subspace
     m = check_integer(m, "subspace", min(k + 1, p), p, "more than `k`, at most the entries of `like`")
     max_cycles = check_integer(max_cycles, "max_cycles", 1)
-    tol = coarsest_eps(like) ** (2 / 3) if tol is None else tol
-    if not 0 < tol < 1:
+    relative = coarsest_eps(like) ** (2 / 3) if tol is None else tol
+    if not 0 < relative < 1:
         raise ValueError(f"`tol` must be between 0 and 1, got {tol!r}")
 
     product = flat_matvec(matvec, like)
@@ -182,16 +182,16 @@ def top_eigenpairs(
     frozen = [lax.stop_gradient(c) for c in constants]
     order = _ORDERS[which]
     # bounds are estimates: half the tolerance leaves room for the explicit residual
-    search = _search(lambda v: closed(v, *frozen), start, k, m, order, tol / 2, max_cycles, phases)
+    search = _search(lambda v: closed(v, *frozen), start, k, m, order, relative / 2, max_cycles, phases)
     rows = lax.stop_gradient(search.krylov.basis[:k])
 
     def pair(y):
         image = product(y)
-        value = jnp.vdot(y, image, precision=lax.Precision.HIGHEST)
+        value = matmul(y, image)
         return value, lax.stop_gradient(tree_norm(image - value * y))
 
     values, residuals = lax.map(pair, rows)
-    tolerance = tol * search.krylov.scale
+    tolerance = relative * search.krylov.scale
     pairs = Eigenpairs(values, unravel_stack(rows, abstract_working(like)), residuals)
     info = EigenInfo(residuals <= tolerance, search.done, tolerance, search.cycles, search.matvecs + k)
     return pairs, info

@@ -37,22 +37,22 @@ class Krylov(NamedTuple):
     breakdown: Int[Array, ""]
 
 
-def combine(coefficients: Float[Array, "*j k"], rows: Float[Array, "k p"]) -> Float[Array, "*j p"]:
-    """Linear combinations of rows, at full precision."""
-    return jnp.matmul(coefficients, rows, precision=lax.Precision.HIGHEST)
+def matmul(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The product of vectors or matrices at full precision."""
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def project_out(
     vector: Float[Array, " p"], rows: Float[Array, "k p"]
 ) -> tuple[Float[Array, " p"], Float[Array, " k"]]:
     """``vector`` without its components along orthonormal ``rows``, and these components."""
-    first = combine(rows, vector)
-    vector = vector - combine(first, rows)
-    second = combine(rows, vector)
-    return vector - combine(second, rows), first + second
+    first = matmul(rows, vector)
+    vector = vector - matmul(first, rows)
+    second = matmul(rows, vector)
+    return vector - matmul(second, rows), first + second
 
 
-def normalize(vector: Float[Array, " p"], floor: Array | float = 0.0) -> Float[Array, " p"]:
+def normalize(vector: Float[Array, " p"], floor: Any = 0.0) -> Float[Array, " p"]:
     """``vector`` over its norm; zero where the norm is at most ``floor``."""
     norm = tree_norm(vector)
     return jnp.where(norm <= floor, 0, vector / jnp.where(norm <= floor, 1, norm))

@@ -17,7 +17,7 @@ from jax import Array
 from jaxtyping import Float, Int, Key, PyTree
 
 from ._checks import check_integer, check_like, check_real
-from ._krylov import combine, draw_start, extend_krylov, normalize, ritz_pairs, start_krylov
+from ._krylov import draw_start, extend_krylov, matmul, normalize, ritz_pairs, start_krylov
 from ._operators import MatVec, flat_matvec
 from ._tree import abstract_working, flat_dtype, ravel, tree_size, unravel_stack
 
@@ -84,7 +84,5 @@ def lanczos(
         first = normalize(ravel(start).astype(first.dtype))
     state = extend_krylov(flat_matvec(matvec, like), start_krylov(first, steps), 0, phases)
     values, coordinates, bounds = (jnp.flip(x, -1) for x in ritz_pairs(state))
-    rows = (
-        unravel_stack(combine(coordinates.T, state.basis[:-1]), abstract_working(like)) if vectors else None
-    )
+    rows = unravel_stack(matmul(coordinates.T, state.basis[:-1]), abstract_working(like)) if vectors else None
     return Ritz(values, bounds, coordinates[0] ** 2, state.breakdown, rows)

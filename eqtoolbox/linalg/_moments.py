@@ -102,7 +102,7 @@ def moments_merge(a: Moments, b: Moments) -> Moments:
 
     squares = jax.tree.map(lambda x, y, d: x + y + cross(d) * d * d, a.squares, b.squares, delta)
     products = None
-    if a.products is not None:
+    if a.products is not None and b.products is not None:
         d = ravel(delta).astype(a.products.dtype)
         products = a.products + b.products + cross(d) * jnp.outer(d, d)
     return Moments(total, origin, offset, squares, products)

@@ -44,8 +44,14 @@ class Rank(NamedTuple):
     ambiguous: bool | Bool[Array, ""]
 
 
-def _is_traced(x: Any) -> bool:
-    return isinstance(x, jax.core.Tracer)
+def _check_concrete(good: Any, message: str, x: Any) -> None:
+    """Raises ValueError where ``good`` is False; a traced value passes."""
+    try:
+        failed = not bool(good)
+    except jax.errors.ConcretizationTypeError:
+        return
+    if failed:
+        raise ValueError(f"{message}, got {np.asarray(x)}")
 
 
 def _decide(s: Any, floor: float, min_gap: float, xp: Any) -> Rank:
@@ -75,7 +81,7 @@ def _decide(s: Any, floor: float, min_gap: float, xp: Any) -> Rank:
 def rank_from_singular_values(
     values: Shaped[Any, " k"],
     *,
-    shape: tuple[int, int] | None = None,
+    shape: tuple[int, ...] | None = None,
     noise: float | None = None,
     min_gap: float = 10.0,
 ) -> Rank:
@@ -113,17 +119,14 @@ def rank_from_singular_values(
         raise ValueError(f"`noise` must be between 0 and 1, got {noise!r}")
     if not min_gap > 1:
         raise ValueError(f"`min_gap` must be above 1, got {min_gap!r}")
-    if not _is_traced(s) and not bool(xp.all((s >= 0) & xp.isfinite(s))):
-        raise ValueError(f"`values` must be finite and not negative, got {np.asarray(s)}")
+    _check_concrete(xp.all((s >= 0) & xp.isfinite(s)), "`values` must be finite and not negative", s)
     s = s.astype(np.float64) if on_host else s.astype(jnp.promote_types(s.dtype, jnp.float32))
     s = xp.sort(s)[::-1]
-    if s.size == 0:
-        empty = Rank(xp.zeros((), int), xp.asarray(xp.inf), xp.zeros(()), s, xp.zeros((), bool))
-    result = _decide(s, noise, min_gap, xp) if s.size else empty
+    # no values and the value 0 alike: rank 0
+    rank, gap, threshold, _, ambiguous = _decide(s if s.size else xp.zeros(1, s.dtype), noise, min_gap, xp)
     if on_host:
-        rank, gap, threshold, s, ambiguous = result
-        result = Rank(int(rank), float(gap), float(threshold), s, bool(ambiguous))
-    return result
+        return Rank(int(rank), float(gap), float(threshold), s, bool(ambiguous))
+    return Rank(rank, gap, threshold, s, ambiguous)
 
 
 def numerical_rank(x: PyTree, *, noise: float | None = None, min_gap: float = 10.0) -> Rank:
@@ -162,8 +165,7 @@ def numerical_rank(x: PyTree, *, noise: float | None = None, min_gap: float = 10
         check_real(x, "x")
         matrix, eps = ravel_stack(x), coarsest_eps(x)
     xp = np if on_host else jnp
-    if not _is_traced(matrix) and not bool(xp.all(xp.isfinite(matrix))):
-        raise ValueError("`x` must be finite, got NaN or infinite entries")
+    _check_concrete(xp.all(xp.isfinite(matrix)), "`x` must be finite", matrix)
     values = xp.linalg.svd(matrix, compute_uv=False)
     noise = min(max(matrix.shape) * eps, eps**0.5) if noise is None else noise
     return rank_from_singular_values(values, shape=matrix.shape, noise=noise, min_gap=min_gap)

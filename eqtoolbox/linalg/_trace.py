@@ -20,7 +20,7 @@ from jaxtyping import Key, PyTree
 from ._checks import check_choice, check_integer, check_real
 from ._chunks import fold_chunks, map_chunks, map_draws
 from ._estimate import Estimate, estimate_mean
-from ._krylov import combine, project_out
+from ._krylov import matmul, project_out
 from ._moments import moments_estimate, moments_init, moments_update_batch
 from ._operators import MatVec, flat_matvec
 from ._tree import DISTRIBUTIONS, abstract_working, draw_flat, flat_dtype, tree_size, unravel_stack
@@ -73,7 +73,7 @@ def hutchinson_trace(
 
     def one(probe_key):
         z = draw(probe_key)
-        return combine(z, product(z))
+        return matmul(z, product(z))
 
     return estimate_mean(map_draws(one, key, samples, batch_size))
 
@@ -161,11 +161,11 @@ def hutchpp_trace(
     sketch_key, probe_key = jax.random.split(key)
     sketch = map_draws(lambda k: product(draw(k)), sketch_key, rank, batch_size)
     rows = jnp.linalg.qr(sketch.T)[0].T
-    exact = jnp.sum(map_chunks(lambda row: combine(row, product(row)), rows, batch_size))
+    exact = jnp.sum(map_chunks(lambda row: matmul(row, product(row)), rows, batch_size))
 
     def one(k):
         z, _ = project_out(draw(k), rows)
-        return combine(z, product(z))
+        return matmul(z, product(z))
 
     rest = estimate_mean(map_draws(one, probe_key, probes, batch_size))
     return rest._replace(value=rest.value + exact)
