@@ -1,27 +1,62 @@
 """How a group acts on parameters: labels, `Symmetry`, `Equivariance`, orbits, averages, the catalogue."""
 
+from eqtoolbox.symmetry._cocycles import (
+    Cocycle,
+    Laws,
+    batch_cocycle,
+    linear_cocycle,
+    pseudo_inverse_map,
+    rotation_cocycle,
+)
+from eqtoolbox.symmetry._data_dependent import DataDependentAction
+from eqtoolbox.symmetry._definitions import (
+    DefinitionErrors,
+    data_dependent_error,
+    definition_errors,
+    distribution_error,
+    functional_error,
+    functional_loss_error,
+)
 from eqtoolbox.symmetry._equivariance import Equivariance
 from eqtoolbox.symmetry._labels import Atom, LeafLabel
 from eqtoolbox.symmetry._labels import parse as parse_label
 from eqtoolbox.symmetry._layout import Factor
 from eqtoolbox.symmetry._orbits import Split, SplitInfo, generator_matrix, orbit_dimension, split
+from eqtoolbox.symmetry._rotations import inverse_rotation_to, rotation, rotation_to, spherical_angles
 from eqtoolbox.symmetry._symmetry import Symmetry
 from eqtoolbox.symmetry._transforms import elements, lie_derivative, sample_orbit, symmetrize
 
 __all__ = [
     "Atom",
+    "Cocycle",
+    "DataDependentAction",
+    "DefinitionErrors",
     "Equivariance",
     "Factor",
+    "Laws",
     "LeafLabel",
     "Split",
     "SplitInfo",
     "Symmetry",
+    "batch_cocycle",
+    "data_dependent_error",
+    "definition_errors",
+    "distribution_error",
     "elements",
+    "functional_error",
+    "functional_loss_error",
     "generator_matrix",
+    "inverse_rotation_to",
     "lie_derivative",
+    "linear_cocycle",
     "orbit_dimension",
     "parse_label",
+    "pseudo_inverse_map",
+    "rotation",
+    "rotation_cocycle",
+    "rotation_to",
     "sample_orbit",
+    "spherical_angles",
     "split",
     "symmetrize",
 ]
