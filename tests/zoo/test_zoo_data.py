@@ -1,14 +1,12 @@
 """Bundled and synthetic data: splits, scaling, batches inside compiled loops."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eqtoolbox import zoo
-from eqtoolbox.zoo import _dataset, _registry
+from eqtoolbox.zoo import _dataset
 
 BUNDLED = {
     # name: (loader, inputs, targets, classes, examples)
@@ -184,10 +182,3 @@ def test_bad_arguments_are_refused_with_the_value():
             call()
     with pytest.raises(TypeError, match="`dtype` must be a floating-point dtype, got int32"):
         zoo.iris(dtype=jnp.int32)
-
-
-@pytest.mark.parametrize("module", [_dataset, _registry])
-def test_examples_in_docstrings(module):
-    result = doctest.testmod(module)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,0 +1,65 @@
+"""The examples of every docstring and of the README run, and every public name is documented."""
+
+import doctest
+import importlib
+import pathlib
+import pkgutil
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import eqtoolbox
+
+ROOT = pathlib.Path(__file__).parents[2]
+MODULES = sorted(
+    m.name
+    for m in pkgutil.walk_packages(eqtoolbox.__path__, "eqtoolbox.")
+    if not m.ispkg or ">>>" in (importlib.import_module(m.name).__doc__ or "")
+    if m.name != "eqtoolbox.__main__"
+)
+PUBLIC = [
+    "eqtoolbox",
+    *(f"eqtoolbox.{room}" for room in ("groups", "linalg", "symmetry", "symmetry.catalog", "zoo")),
+]
+
+
+def examples(name):
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    return [test for test in finder.find(importlib.import_module(name), name) if test.examples]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if examples(name)])
+def test_examples_of_docstrings(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_examples_of_the_readme(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        with jax.numpy_rank_promotion("allow"):  # as a user has it
+            exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    assert "symmetry of dimension 49" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_exist_and_are_documented(name):
+    module = importlib.import_module(name)
+    for public in module.__all__:
+        assert getattr(module, public).__doc__, public
+
+
+def test_at_most_25_names_at_the_top():
+    assert len(eqtoolbox.__all__) <= 25
+
+
+def test_import_starts_no_backend():
+    # A user's own settings of devices must still have an effect after the import.
+    code = "import eqtoolbox, jax._src.xla_bridge as b; assert not b.backends_are_initialized()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    assert jax.devices()
