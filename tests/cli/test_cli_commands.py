@@ -147,6 +147,7 @@ def test_a_users_own_model(here, capsys):
     assert sections["orbit"]["compact"]["largest_separation_float64"] < 1e-12
 
 
+RAISED = PLAIN.splitlines().index('    raise RuntimeError("out of ideas")') + 1
 WRONG = [
     (["nowhere.py:make"], "there is no file 'nowhere.py'"),
     (["plain.py"], "must be given as file.py:function, got 'plain.py'"),
@@ -155,7 +156,7 @@ WRONG = [
     (["plain.py:number"], "must be a function that returns an eqtoolbox.Problem, got 3"),
     (["plain.py:wrong_type"], "must return an eqtoolbox.Problem, got dict"),
     (["plain.py:needs_argument"], "TypeError: needs_argument() missing 1 required positional argument"),
-    (["plain.py:raises"], "(plain.py, line 24): RuntimeError: out of ideas"),
+    (["plain.py:raises"], f"(plain.py, line {RAISED}): RuntimeError: out of ideas"),
     (["plain.py:quits"], "SystemExit: goodbye"),
     (["broken.py:make"], "importing broken.py fails (broken.py, line 2): SyntaxError"),
     (["imports.py:make"], "(imports.py, line 2): ModuleNotFoundError: No module named 'no_such_module"),

@@ -89,6 +89,11 @@ def linear(params, x):
     return (x @ params["u"] + params["b"][None]) @ params["v"]
 
 
+def pinned(params, x):
+    """Invariant under matrices that fix the all-ones vector only."""
+    return linear(params, x) + 2 * params["v"].sum(0)[None]
+
+
 def softly(params, x):
     return jax.nn.gelu(x @ params["u"] + params["b"][None]) @ params["v"]
 
@@ -97,7 +102,7 @@ def softly(params, x):
     ("group", "apply", "kind"),
     [
         (eqt.groups.GeneralLinear(4), linear, "balance"),
-        (eqt.groups.Stabiliser(eqt.groups.GeneralLinear(4)), linear, "not conserved"),
+        (eqt.groups.Stabiliser(eqt.groups.GeneralLinear(4)), pinned, "not conserved"),
         (eqt.groups.Orthogonal(4), linear, "skew"),
         (eqt.groups.Permutation(4), softly, "discrete"),
     ],
