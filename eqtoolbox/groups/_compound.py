@@ -440,7 +440,9 @@ class Wreath(Group):
         return jax.vmap(lambda g, y: act(g, y, tuple(inner)), in_axes=(0, axis), out_axes=axis)(stacked, x)
 
     def __str__(self) -> str:
-        inner = f"({self.inner})" if isinstance(self.inner, (Product, Wreath)) else str(self.inner)
+        inner = str(self.inner)
+        if isinstance(self.inner, (Product, Wreath)) or "⋉" in inner:
+            inner = f"({inner})"
         if isinstance(self.outer, Trivial):
             return f"{inner}^{self.copies}"
         outer = str(self.outer)

@@ -62,9 +62,13 @@ def _square_root(matrix: Array, steps: int) -> Array:
 
 
 def _log_near_identity(matrix: Array) -> Array:
+    """The logarithm of a matrix with its spectrum near 1, by quadrature."""
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    t = jnp.asarray((nodes + 1) / 2, matrix.dtype)[:, None, None]
-    w = jnp.asarray(weights / 2, matrix.dtype)[:, None, None]
     eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
     x = matrix - eye
-    return jnp.sum(w * jnp.linalg.solve(eye + t * x, jnp.broadcast_to(x, (NODES, *x.shape))), axis=0)
+
+    def term(t: Array, w: Array) -> Array:
+        return w * jnp.linalg.solve(eye + t * x, x)
+
+    terms = jax.vmap(term)(jnp.asarray((nodes + 1) / 2, x.dtype), jnp.asarray(weights / 2, x.dtype))
+    return jnp.sum(terms, axis=0)
