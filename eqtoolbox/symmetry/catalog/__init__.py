@@ -8,7 +8,7 @@ layers from their names:
 >>> from eqtoolbox.symmetry import catalog
 >>> module, params, inputs, apply = zoo.build("mlp", jax.random.key(0), activation="relu")
 >>> catalog.mlp(params, ["Dense_0", "Dense_1", "Dense_2"], "relu")
-Symmetry(5 leaves; h1: S(7)⋉R₊^7, h2: S(6)⋉R₊^6)
+Symmetry(6 leaves; h1: S(7)⋉R₊^7, h2: S(6)⋉R₊^6)
 
 ``rows()`` are the rows S1 to S14 of the dissertation's catalogue, ``models()`` whole models with the dimension
 of their orbits.

@@ -7,8 +7,7 @@ from typing import Any
 from eqtoolbox.groups import GeneralLinear, Group, Permutation, Product, Trivial, Wreath
 from eqtoolbox.symmetry._symmetry import Symmetry
 from eqtoolbox.symmetry.catalog._leaves import Leaves
-
-Groups = dict[str | tuple[str, ...], Group]
+from eqtoolbox.symmetry.catalog._records import Groups
 
 
 def attention(

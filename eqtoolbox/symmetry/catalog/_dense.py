@@ -9,6 +9,7 @@ from eqtoolbox.groups import GeneralLinear, Group, Monomial
 from eqtoolbox.symmetry._symmetry import Symmetry
 from eqtoolbox.symmetry.catalog._activations import ActivationRule, activation_rule
 from eqtoolbox.symmetry.catalog._leaves import Leaves, check_names
+from eqtoolbox.symmetry.catalog._records import Groups
 
 Activations = str | ActivationRule | Sequence[str | ActivationRule]
 
@@ -50,7 +51,7 @@ def mlp(
       >>> shapes = {"Dense_0": {"kernel": jnp.zeros((4, 7))}, "Dense_1": {"kernel": jnp.zeros((7, 3))}}
       >>> print(catalog.mlp(shapes, ["Dense_0", "Dense_1"], "relu2"))
       symmetry of dimension 7
-      space  group     size  dim  acts on
+      space  group      size  dim  acts on
       h1     S(7)⋉R₊^7  7     7    Dense_0/kernel[1], Dense_1/kernel[0]^-2
 
     Reference:
@@ -69,14 +70,14 @@ def chain(
     activation: Activations,
     group: Callable[[int], Group] | None,
     space: str,
-) -> dict[str | tuple[str, ...], Group]:
+) -> Groups:
     """Labels layers that follow each other, dense or convolutional; returns the groups of hidden spaces.
 
     The last two axes of a kernel are (in, out). A dense layer after a convolution reads the flattened
     (height, width, channel).
     """
     rules = _rules(activation, len(layers) - 1)
-    groups: dict[str | tuple[str, ...], Group] = {}
+    groups: Groups = {}
     read, units, was_conv = "_", 0, False
     for i, layer in enumerate(layers):
         shape = leaves.shape(f"{layer}/kernel")
@@ -145,7 +146,7 @@ def lora(
     leaves = Leaves(params, prefix)
     layers = check_names("layers", layers, 1)
     rules = _rules(activation, len(layers) - 1)
-    groups: dict[str | tuple[str, ...], Group] = {}
+    groups: Groups = {}
     read = "_"
     for i, layer in enumerate(layers):
         rank = f"{rank_space}{i + 1}"

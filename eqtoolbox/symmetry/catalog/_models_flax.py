@@ -21,11 +21,11 @@ from eqtoolbox.groups import (
 )
 from eqtoolbox.symmetry._paths import path_text
 from eqtoolbox.symmetry._symmetry import Symmetry
-from eqtoolbox.symmetry.catalog._attention import Groups, fused_attention, label_attention
+from eqtoolbox.symmetry.catalog._attention import fused_attention, label_attention
 from eqtoolbox.symmetry.catalog._conv import cnn, resnet
 from eqtoolbox.symmetry.catalog._dense import lora, mlp, swiglu
 from eqtoolbox.symmetry.catalog._leaves import Leaves
-from eqtoolbox.symmetry.catalog._records import Parts, Recipe, normal, vectors
+from eqtoolbox.symmetry.catalog._records import Groups, Parts, Recipe, normal, vectors
 from eqtoolbox.symmetry.catalog._recurrent import rnn
 from eqtoolbox.symmetry.catalog._transformer import rms_net, transformer
 
@@ -127,7 +127,7 @@ def _wrong_tied(symmetry: Symmetry) -> Wrong:
     stream = symmetry.groups["residual"]
     assert isinstance(stream, Monomial)
     names = (*stream.scales, "last")
-    last = dict.fromkeys(("norm/scale", "norm/bias"), "residual{last:1}")
+    last: dict[str, str] = dict.fromkeys(("norm/scale", "norm/bias"), "residual{last:1}")
     return (
         (
             "the last norm scaled, whose reader is tied",

@@ -22,6 +22,7 @@ from eqtoolbox.symmetry._symmetry import Symmetry
 from eqtoolbox.symmetry.catalog._attention import attention
 from eqtoolbox.symmetry.catalog._dense import mlp
 from eqtoolbox.symmetry.catalog._records import (
+    Groups,
     Parts,
     Recipe,
     add,
@@ -93,7 +94,7 @@ def _concatenated(rng: np.random.Generator) -> Parts:
         return affine(params["head"], jnp.concatenate([*branches, x], axis=-1))
 
     axes = {name: {"kernel": f"_ {name}", "bias": name} for name in "ab"}
-    groups = {"a": Monomial(5, 1), "b": Monomial(4, 1)}
+    groups: Groups = {"a": Monomial(5, 1), "b": Monomial(4, 1)}
 
     def on(head: str) -> Symmetry:
         return Symmetry({**axes, "head": {"kernel": f"{head} _"}}, groups)
@@ -244,7 +245,7 @@ def _soft_experts(rng: np.random.Generator) -> Parts:
         gates = jax.nn.softmax(x @ params["gate"], axis=-1)
         return jnp.einsum("be,ebo->bo", gates, _expert_outputs(params, x))
 
-    group = {("e", "h"): Wreath(SignedPermutation(6), Permutation(3))}
+    group: Groups = {("e", "h"): Wreath(SignedPermutation(6), Permutation(3))}
     wrong = (("the gate stays", Symmetry(_EXPERT_AXES, group)),)
     return Parts(Symmetry({**_EXPERT_AXES, "gate": "_ e"}, group), apply, params, _X, wrong)
 
@@ -293,7 +294,7 @@ def _two_spaces(rng: np.random.Generator) -> Parts:
         return jnp.tanh(jnp.tanh(x @ params["a"]) @ params["w"]) @ params["b"]
 
     axes = {"a": "_ h1", "w": "h1 h2", "b": "h2 _"}
-    groups = {"h1": SignedPermutation(6), "h2": SignedPermutation(6)}
+    groups: Groups = {"h1": SignedPermutation(6), "h2": SignedPermutation(6)}
     crossed = Symmetry({**axes, "w": "h2 h1"}, groups)
     return Parts(Symmetry(axes, groups), apply, params, _X, (("the axes of W exchanged", crossed),))
 

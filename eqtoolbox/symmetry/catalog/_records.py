@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from eqtoolbox.groups import Group
 from eqtoolbox.symmetry._symmetry import Symmetry
 
 Params = Any
 Inputs = Any
-Function = Callable[[Params, Inputs], Array]
+Function = Callable[[Params, Inputs], Any]
+Groups = dict[str | tuple[str, ...], Group]
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ def _layer_apply(params, x: Array) -> Array:
 
 
 def _on(kernel_label: str, bias_label: str, **groups: Group) -> Symmetry:
-    return Symmetry({"kernel": kernel_label, "bias": bias_label}, groups)
+    return Symmetry({"kernel": kernel_label, "bias": bias_label}, {**groups})
 
 
 def _batch(rng: np.random.Generator) -> Parts:

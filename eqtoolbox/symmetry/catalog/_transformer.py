@@ -8,8 +8,9 @@ from typing import Any
 from eqtoolbox.groups import Group, Monomial, Orthogonal, Stabiliser, Trivial, Wreath
 from eqtoolbox.symmetry._symmetry import Symmetry
 from eqtoolbox.symmetry.catalog._activations import ActivationRule, activation_rule
-from eqtoolbox.symmetry.catalog._attention import Groups, label_attention
+from eqtoolbox.symmetry.catalog._attention import label_attention
 from eqtoolbox.symmetry.catalog._leaves import Leaves, check_names
+from eqtoolbox.symmetry.catalog._records import Groups
 
 
 class _Residual:
