@@ -71,7 +71,7 @@ def report(config: Config) -> int:
 
     config.check()
     check_target(config.out)
-    with progress_bar(config.steps) as progress:
+    with progress_bar() as progress:
         made = make_report(config, progress=progress)
     write({"report.html": made.to_html(), "report.json": made.to_json()}, config.out)
     print_summary(made, config.out)

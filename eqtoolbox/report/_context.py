@@ -16,6 +16,7 @@ from eqtoolbox.problem import Batch, Problem
 from eqtoolbox.report._check import Invariance
 from eqtoolbox.report._config import Config
 from eqtoolbox.report._control import Control
+from eqtoolbox.report._progress import Progress
 from eqtoolbox.report._train import Run
 from eqtoolbox.symmetry import Symmetry
 
@@ -36,7 +37,7 @@ class Context:
       invariance: the measured invariance of the symmetry at θ_0.
       control: a wrong symmetry, or None.
       run: the training run with the records of all probes; None while probes are made.
-      advance: tells the progress bar how many training steps were done.
+      progress: told about training steps.
       memo: what ``once`` remembers.
     """
 
@@ -49,7 +50,7 @@ class Context:
     invariance: Invariance
     control: Control | None
     run: Run | None = None
-    advance: Callable[[int], None] = lambda steps: None
+    progress: Progress = Progress()
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property

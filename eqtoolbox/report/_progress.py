@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Progress(NamedTuple):
@@ -12,34 +15,32 @@ class Progress(NamedTuple):
 
     Attributes:
       describe: told what is done now.
-      advance: told how many training steps were done.
+      expect: told how many training steps follow.
+      advance: told how many of them were done.
     """
 
     describe: Callable[[str], None] = lambda text: None
+    expect: Callable[[int], None] = lambda steps: None
     advance: Callable[[int], None] = lambda steps: None
 
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[Progress]:
-    """A bar on standard error that disappears at the end; nothing where that is no terminal.
+def progress_bar(console: Console | None = None) -> Iterator[Progress]:
+    """A bar that disappears at the end; nothing where there is no terminal.
 
     Args:
-      total: the training steps there will be.
+      console: of rich; standard error when None.
     """
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} steps"),
-        TimeElapsedColumn(),
-    )
+    console = Console(stderr=True) if console is None else console
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=total)
+        task = bar.add_task("starting", total=None)
         yield Progress(
-            lambda text: bar.update(task, description=text), lambda steps: bar.advance(task, steps)
+            describe=lambda text: bar.update(task, description=text, total=None, completed=0),
+            expect=lambda steps: bar.update(task, total=steps, completed=0),
+            advance=lambda steps: bar.advance(task, steps),
         )

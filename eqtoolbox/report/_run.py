@@ -70,7 +70,7 @@ def make_report(
         context.data,
         context.indices,
         probes=probes,
-        advance=progress.advance,
+        progress=progress,
     )
     _require_finite(run, config)
     context = replace(context, run=run)
@@ -124,7 +124,7 @@ def prepare(config: Config, source: Source, progress: Progress) -> Context:
         indices=zoo.batch_indices(batch_key, size, batch_size, epochs)[: config.steps],
         invariance=invariance,
         control=control,
-        advance=progress.advance,
+        progress=progress,
     )
 
 

@@ -12,6 +12,7 @@ import optax
 from jax import Array
 
 from eqtoolbox.problem import Batch, Problem
+from eqtoolbox.report._progress import Progress
 
 Params = Any
 
@@ -89,7 +90,7 @@ def train(
     *,
     probes: Mapping[str, Probe] | None = None,
     snapshots: int = 8,
-    advance: Callable[[int], None] = lambda steps: None,
+    progress: Progress = Progress(),
 ) -> Run:
     """Trains, with probes.
 
@@ -101,7 +102,7 @@ def train(
       indices: the rows of each step's batch, shape (steps, batch_size).
       probes: measurements by name.
       snapshots: into how many parts the run is cut; the parameters between them are kept.
-      advance: told the number of steps after each part.
+      progress: told the number of steps, and how many were done after each part.
 
     Returns:
       The run.
@@ -124,6 +125,7 @@ def train(
     def begin(params: Params) -> Any:
         return optimizer.init(params), {name: probe.init(params) for name, probe in probes.items()}
 
+    progress.expect(len(indices))
     carry = (params, *begin(params))
     kept, records, done = [(0, params)], [], 0
     for rows in np.array_split(np.asarray(indices), min(snapshots, len(indices))):
@@ -131,6 +133,6 @@ def train(
         records.append(jax.device_get(record))
         done += len(rows)
         kept.append((done, carry[0]))
-        advance(len(rows))
+        progress.advance(len(rows))
     loss, measured = jax.tree.map(lambda *parts: np.concatenate(parts), *records)
     return Run(carry[0], loss, measured, tuple(kept))

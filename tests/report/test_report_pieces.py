@@ -1,11 +1,13 @@
 """Small pieces: numbers, tables, figures, loading arrays, writing whole or not at all."""
 
+import io
 import os
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from eqtoolbox.report import ReportError, check_target, write
+from eqtoolbox.report import ReportError, check_target, progress_bar, write
 from eqtoolbox.report._blocks import number, paragraph, pretty, table
 from eqtoolbox.report._figures import INK, draw
 from eqtoolbox.report._load import load_npz
@@ -148,6 +150,17 @@ def test_an_interrupted_first_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write({"x": "new"}, tmp_path / "a" / "report")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_for_terminals(terminal):
+    shown = io.StringIO()
+    with progress_bar(Console(file=shown, force_terminal=terminal, width=80)) as progress:
+        progress.describe("training")
+        progress.expect(10)
+        progress.advance(4)
+    assert ("training" in shown.getvalue()) == terminal
+    assert bool(shown.getvalue()) == terminal
 
 
 def test_targets_are_checked_before_work(tmp_path):

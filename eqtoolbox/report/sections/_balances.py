@@ -197,7 +197,7 @@ def run(context: Context) -> SectionResult:
         context.data,
         context.indices,
         probes={SECTION.name: charge_probe(context.symmetry, spaces)},
-        advance=context.advance,
+        progress=context.progress,
     ).records[SECTION.name]
     scale = float(sgd["norm"][0]) or float(tree_norm(context.params)) ** 2
     data = _data(sgd, adam, scale) | {"kinds": kinds, "one_step": _slopes(one_step, scale)}

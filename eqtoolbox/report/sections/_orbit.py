@@ -103,9 +103,10 @@ def run(context: Context) -> SectionResult:
         columns = np.arange(1, 1 + len(groups) * (count - 1)).reshape(len(groups), count - 1)
         return {name: np.asarray(values)[..., [0, *own]] for name, own in zip(groups, columns, strict=True)}
 
+    context.progress.expect(points * every)
     found = curves(context.params, elements, context.data, indices, context.examples)
     losses, slopes = map(by_group, jax.device_get(found))
-    context.advance(points * every)
+    context.progress.advance(points * every)
     data: dict[str, Any] = {
         "models": count,
         "steps": (np.arange(points + 1) * every).tolist(),
