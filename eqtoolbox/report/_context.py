@@ -16,7 +16,7 @@ from eqtoolbox.problem import Batch, Problem
 from eqtoolbox.report._check import Invariance
 from eqtoolbox.report._config import Config
 from eqtoolbox.report._control import Control
-from eqtoolbox.report._progress import Progress
+from eqtoolbox.report._progress import SILENT, Progress
 from eqtoolbox.report._train import Run
 from eqtoolbox.symmetry import Symmetry
 
@@ -50,7 +50,7 @@ class Context:
     invariance: Invariance
     control: Control | None
     run: Run | None = None
-    progress: Progress = Progress()
+    progress: Progress = SILENT
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -24,6 +24,10 @@ class Progress(NamedTuple):
     advance: Callable[[int], None] = lambda steps: None
 
 
+#: Announces nothing.
+SILENT = Progress()
+
+
 @contextmanager
 def progress_bar(console: Console | None = None) -> Iterator[Progress]:
     """A bar that disappears at the end; nothing where there is no terminal.

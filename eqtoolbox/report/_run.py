@@ -21,7 +21,7 @@ from eqtoolbox.report._context import Context
 from eqtoolbox.report._control import find_control
 from eqtoolbox.report._errors import ReportError
 from eqtoolbox.report._load import Source, load
-from eqtoolbox.report._progress import Progress
+from eqtoolbox.report._progress import SILENT, Progress
 from eqtoolbox.report._report import Finished, Report
 from eqtoolbox.report._section import Section, all_sections
 from eqtoolbox.report._train import Run, train
@@ -53,7 +53,7 @@ def make_report(
       ReportError: an option, file, function, array or symmetry is wrong; the message says which.
     """
     began = time.perf_counter()
-    progress = progress or Progress()
+    progress = progress or SILENT
     config.check()
     progress.describe("loading")
     source = load(config) if problem is None else Source(problem, f"The training examples of {problem.name}.")

@@ -12,7 +12,7 @@ import optax
 from jax import Array
 
 from eqtoolbox.problem import Batch, Problem
-from eqtoolbox.report._progress import Progress
+from eqtoolbox.report._progress import SILENT, Progress
 
 Params = Any
 
@@ -90,7 +90,7 @@ def train(
     *,
     probes: Mapping[str, Probe] | None = None,
     snapshots: int = 8,
-    progress: Progress = Progress(),
+    progress: Progress = SILENT,
 ) -> Run:
     """Trains, with probes.
 
