@@ -158,10 +158,7 @@ def test_finite_groups_have_a_zero_algebra_and_no_logarithm(group):
     np.testing.assert_array_equal(group.tangent_slots(zero, x, rep.slots(group, offset=0)), 0)
 
 
-@hypothesis.settings(max_examples=12)
-@hypothesis.given(gs.groups())
-def test_laws_of_random_groups(group):
-    """The same for nested products and wreath products that nobody chose."""
+def check_laws(group: Group) -> None:
     test_elements_form_a_group(group)
     test_action_is_a_homomorphism(group)
     test_dual_is_the_inverse_transpose_of_the_linear_part(group)
@@ -169,3 +166,17 @@ def test_laws_of_random_groups(group):
         test_exp_is_the_one_parameter_subgroup_generated_by_the_tangent(group)
         test_log_inverts_exp(group)
         test_algebra_has_the_dimension_of_the_group_and_is_closed_under_brackets(group)
+
+
+@hypothesis.settings(max_examples=4)
+@hypothesis.given(gs.groups(max_size=2, max_total=8))
+def test_laws_of_random_groups(group):
+    """The same for nested products and wreath products that nobody chose."""
+    check_laws(group)
+
+
+@pytest.mark.slow
+@hypothesis.settings(max_examples=25)
+@hypothesis.given(gs.groups())
+def test_laws_of_many_random_groups(group):
+    check_laws(group)

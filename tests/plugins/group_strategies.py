@@ -47,10 +47,8 @@ LINEAR = (
     SignedPermutation(3),
     Monomial(3, scales=["a", "c"], signs=["a", "b"]),
     Monomial(2, scales=["a", "gain[3]"], signs=["flip[2]"]),
-    GeneralLinear(1),
     GeneralLinear(3),
     Orthogonal(1),
-    Orthogonal(2),
     Orthogonal(4),
     Stabiliser(Orthogonal(1)),
     Stabiliser(Orthogonal(2)),
@@ -58,24 +56,22 @@ LINEAR = (
     Stabiliser(GeneralLinear(1)),
     Stabiliser(GeneralLinear(3)),
     Stabiliser(GeneralLinear(2), (0.0, 3.0)),
-    Product(GeneralLinear(2), Permutation(3)),
     Product(Product(SignFlip(2), Scaling(2)), Trivial(2)),
     Wreath(GeneralLinear(2), Permutation(3)),
-    Wreath(Orthogonal(2), SignedPermutation(2)),
     Wreath(Permutation(3), Permutation(2)),
     Wreath(Permutation(2), Monomial(2, scales=1, signs=1)),
     Wreath(Trivial(2), Permutation(3)),
     Wreath(SignFlip(2), Trivial(3)),
     Wreath(Monomial(2, scales=1), SignFlip(2)),
     Wreath(Scaling(2), PositiveScaling(2)),
-    Wreath(Product(GeneralLinear(2), Orthogonal(3)), Permutation(2)),
+    Wreath(Product(GeneralLinear(1), Orthogonal(2)), Permutation(2)),
     Wreath(Product(Trivial(2), Permutation(2)), Permutation(2)),
     Wreath(Wreath(SignFlip(1), Permutation(2)), Permutation(2)),
     Wreath(Wreath(Orthogonal(2), Trivial(2)), SignedPermutation(2)),
     Product(Wreath(SignFlip(2), Permutation(2)), Orthogonal(2)),
 )
 
-AFFINE = (Translation(3), Affine(1), Affine(3), Product(Affine(2), Permutation(2)))
+AFFINE = (Translation(3), Affine(2), Product(Affine(1), Permutation(2)))
 
 GROUPS = LINEAR + AFFINE
 
