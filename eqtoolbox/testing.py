@@ -16,6 +16,7 @@ True
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -318,9 +319,8 @@ def optimizer_equivariance_error(
             current, state = carry
             fn = (lambda p: optax.tree.vdot(slope, p)) if loss is None else loss
             value, gradient = jax.value_and_grad(fn)(current)
-            updates, state = optimizer.update(
-                gradient, state, current, value=value, grad=gradient, value_fn=fn
-            )
+            extras = accepted_extras(optimizer, value=value, grad=gradient, value_fn=fn)
+            updates, state = optimizer.update(gradient, state, current, **extras)
             return (optax.apply_updates(current, updates), state), None
 
         (end, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), slopes)
@@ -383,6 +383,14 @@ def assert_optimizer_equivariant(
     if float64 and _precision(params) != "float64":
         _recheck(measure, params, (), errors)
     return errors[""].error
+
+
+def accepted_extras(optimizer: optax.GradientTransformationExtraArgs, **extras: Any) -> dict[str, Any]:
+    """Those of ``extras`` that ``optimizer.update`` takes: some optimizers refuse keywords they do not know."""
+    parameters = inspect.signature(optimizer.update).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return extras
+    return {name: value for name, value in extras.items() if name in parameters}
 
 
 def _host(x: Any) -> np.ndarray:
