@@ -12,6 +12,9 @@ import pytest
 
 pytest_plugins = ["pytester", "eqt_claims", "eqt_rooms"]
 
+# Tests compile far more than they compute: the lowest level halves the time of the suite.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
 # Before the first use of a device. Eight virtual devices are for correctness, not for speed.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
