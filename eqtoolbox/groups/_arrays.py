@@ -57,7 +57,11 @@ def permute(index: Array, x: Array, axis: int) -> Array:
     An index n or more, or below -n, reads as NaN (in an array of integers as the smallest integer): a wrong
     index is never silently clipped.
     """
-    return jnp.take(x, index, axis=axis, mode="fill", unique_indices=True)
+    if axis % x.ndim == 0:
+        return jnp.take(x, index, axis=0, mode="fill", unique_indices=True)
+    # Entry by entry: XLA on CPU gathers whole columns into a transposed copy, at several times the cost.
+    every = jnp.broadcast_to(along(index, axis % x.ndim, x.ndim), x.shape)
+    return jnp.take_along_axis(x, every, axis, mode="fill")
 
 
 def multiply(factor: Array, x: Array) -> Array:
