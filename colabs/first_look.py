@@ -36,9 +36,9 @@ print("jax", jax.__version__, "on", jax.devices()[0].platform)
 # %% [markdown]
 # ## A model and its labels
 #
-# A ReLU network 4 → 16 → 3 in Flax. Its hidden units can be permuted, and each can be scaled by c > 0 on the way in and
-# by 1/c on the way out: one monomial group on the space `h`. In a label, `h` is an axis of those units and `h*` one that
-# moves with the inverse.
+# A ReLU network 4 → 16 → 3 in Flax. Its hidden units can be permuted, and each can be scaled by c > 0 on the way
+# in and by 1/c on the way out: one monomial group on the space `h`. In a label, `h` is an axis of those units and
+# `h*` one that moves with the inverse.
 
 # %%
 module, params, inputs, apply = eqt.zoo.build("mlp", jax.random.key(0), features=(16, 3), activation="relu")
@@ -47,8 +47,8 @@ sym = eqt.Symmetry(axes, {"h": eqt.groups.Monomial(16, scales=1)})
 print(sym)
 
 # %% [markdown]
-# Is it true? `assert_invariant` tries random elements, in float32 and again in float64. A symmetry that the network does
-# not have is rejected, with its error and its place:
+# Is it true? `assert_invariant` tries random elements, in float32 and again in float64. A symmetry that the network
+# does not have is rejected, with its error and its place:
 
 # %%
 error = eqt.testing.assert_invariant(sym, apply, params, inputs, key=jax.random.key(1))
