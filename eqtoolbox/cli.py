@@ -67,7 +67,8 @@ def report(config: Config) -> int:
     Raises:
       ReportError: something given is wrong; nothing was written.
     """
-    from eqtoolbox.report import check_target, make_report, print_summary, progress_bar, write
+    from eqtoolbox.pages import progress_bar
+    from eqtoolbox.report import check_target, make_report, print_summary, write
 
     config.check()
     check_target(config.out)

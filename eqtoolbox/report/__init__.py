@@ -4,13 +4,11 @@ from eqtoolbox.report._config import Config
 from eqtoolbox.report._context import Context
 from eqtoolbox.report._doctor import Finding, examine
 from eqtoolbox.report._errors import ReportError
-from eqtoolbox.report._progress import Progress, progress_bar
 from eqtoolbox.report._report import FORMAT, FORMAT_VERSION, Finished, Report
 from eqtoolbox.report._run import make_report
 from eqtoolbox.report._section import Check, Number, Section, SectionResult, all_sections
 from eqtoolbox.report._terminal import print_summary
 from eqtoolbox.report._train import Probe, Run, Step, train
-from eqtoolbox.report._versions import device, versions
 from eqtoolbox.report._write import check_target, write
 
 __all__ = [
@@ -23,7 +21,6 @@ __all__ = [
     "Finished",
     "Number",
     "Probe",
-    "Progress",
     "Report",
     "ReportError",
     "Run",
@@ -32,12 +29,9 @@ __all__ = [
     "Step",
     "all_sections",
     "check_target",
-    "device",
     "examine",
     "make_report",
     "print_summary",
-    "progress_bar",
     "train",
-    "versions",
     "write",
 ]

@@ -12,11 +12,11 @@ import numpy as np
 import optax
 from jax import Array
 
+from eqtoolbox.pages import SILENT, Progress
 from eqtoolbox.problem import Batch, Problem
 from eqtoolbox.report._check import Invariance
 from eqtoolbox.report._config import Config
 from eqtoolbox.report._control import Control
-from eqtoolbox.report._progress import SILENT, Progress
 from eqtoolbox.report._train import Run
 from eqtoolbox.symmetry import Symmetry
 

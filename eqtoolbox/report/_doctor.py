@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from eqtoolbox import zoo
-from eqtoolbox.report._versions import device, versions
+from eqtoolbox.pages import device, versions
 
 _DATA = (zoo.digits, zoo.breast_cancer, zoo.diabetes, zoo.iris, zoo.wine)
 

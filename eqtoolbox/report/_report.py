@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from markupsafe import Markup
 
-from eqtoolbox.report._blocks import number, pretty, table
+from eqtoolbox.pages import number, plain, pretty, style_sheet, table
 from eqtoolbox.report._config import Config, flag
 from eqtoolbox.report._section import Check, Number, Section, SectionResult
 
@@ -95,8 +93,7 @@ class Report:
 
     def options(self) -> dict[str, Any]:
         """The options that were used, as plain data."""
-        plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.config).items()}
-        return {k: v for k, v in plain.items() if v is not None}
+        return {k: plain(v) for k, v in asdict(self.config).items() if v is not None}
 
     def to_json(self) -> str:
         """Everything measured, as strict JSON: what is not finite is null."""
@@ -122,7 +119,7 @@ class Report:
                 for s in self.sections
             },
         }
-        return json.dumps(_plain(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        return json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
     def to_html(self) -> str:
         """The page: one file without external resources."""
@@ -130,19 +127,6 @@ class Report:
 
         source = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-        return environment.from_string(source).render(report=self, number=number, pretty=pretty)
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types: arrays as lists, what is not finite as None."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (str, bool, int)) or value is None:
-        return value
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, Sequence):
-        return [_plain(v) for v in value]
-    return _plain(np.asarray(value).tolist())
+        return environment.from_string(source).render(
+            report=self, number=number, pretty=pretty, style=style_sheet()
+        )

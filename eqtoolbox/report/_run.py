@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from eqtoolbox import zoo
+from eqtoolbox.pages import SILENT, Progress, device, versions
 from eqtoolbox.problem import Batch, Problem
 from eqtoolbox.report._check import check_problem, measure_invariance, require_invariance
 from eqtoolbox.report._config import Config
@@ -21,11 +22,9 @@ from eqtoolbox.report._context import Context
 from eqtoolbox.report._control import find_control
 from eqtoolbox.report._errors import ReportError
 from eqtoolbox.report._load import Source, load
-from eqtoolbox.report._progress import SILENT, Progress
 from eqtoolbox.report._report import Finished, Report
 from eqtoolbox.report._section import Section, all_sections
 from eqtoolbox.report._train import Run, train
-from eqtoolbox.report._versions import device, versions
 
 #: Examples that losses and gradients are evaluated on.
 EXAMPLES = 512

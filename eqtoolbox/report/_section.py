@@ -61,7 +61,7 @@ class SectionResult:
     """What a section found.
 
     Attributes:
-      html: paragraphs, figures and tables in order, see ``report._html``.
+      html: paragraphs, figures and tables in order, see ``eqtoolbox.pages``.
       numbers: for the summary at the top.
       checks: statements, decided.
       data: everything measured, for the JSON: dicts, lists, numbers, arrays and texts.

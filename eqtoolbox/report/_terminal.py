@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eqtoolbox.report._blocks import number
+from eqtoolbox.pages import number
 from eqtoolbox.report._report import Report
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 from jax import Array
 
+from eqtoolbox.pages import SILENT, Progress
 from eqtoolbox.problem import Batch, Problem
-from eqtoolbox.report._progress import SILENT, Progress
 
 Params = Any
 

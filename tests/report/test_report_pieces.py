@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from eqtoolbox.report import ReportError, check_target, progress_bar, write
-from eqtoolbox.report._blocks import number, paragraph, pretty, table
-from eqtoolbox.report._figures import INK, draw
+from eqtoolbox.pages import INK, draw, kept, number, paragraph, pretty, progress_bar, table
+from eqtoolbox.report import ReportError, check_target, write
 from eqtoolbox.report._load import load_npz
-from eqtoolbox.report._series import kept
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,11 @@ from jax.flatten_util import ravel_pytree
 from markupsafe import Markup
 
 from eqtoolbox.linalg import tree_norm
+from eqtoolbox.pages import INK, MUTED, SERIES, draw, figure, kept, number, paragraph, table
 from eqtoolbox.problem import Batch
-from eqtoolbox.report._blocks import figure, number, paragraph, table
 from eqtoolbox.report._context import Context, Params
-from eqtoolbox.report._figures import INK, MUTED, SERIES, draw
 from eqtoolbox.report._precision import coarsest, float64, rounding
 from eqtoolbox.report._section import Check, Number, Section, SectionResult
-from eqtoolbox.report._series import kept
 from eqtoolbox.report._train import Probe, Step, train
 from eqtoolbox.symmetry import Symmetry
 

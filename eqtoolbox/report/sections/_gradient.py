@@ -11,13 +11,11 @@ from jax import Array
 from markupsafe import Markup
 
 from eqtoolbox.linalg import tree_norm
+from eqtoolbox.pages import INK, MUTED, SERIES, draw, figure, kept, number, paragraph, table
 from eqtoolbox.problem import Batch
-from eqtoolbox.report._blocks import figure, number, paragraph, table
 from eqtoolbox.report._context import Context, Params
-from eqtoolbox.report._figures import INK, MUTED, SERIES, draw
 from eqtoolbox.report._precision import float64, rounding
 from eqtoolbox.report._section import Check, Number, Section, SectionResult
-from eqtoolbox.report._series import kept
 from eqtoolbox.report._train import Probe, Step
 from eqtoolbox.symmetry import Symmetry
 from eqtoolbox.testing import TOLERANCES, discrepancy

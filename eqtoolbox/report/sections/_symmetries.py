@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from eqtoolbox.linalg import numerical_rank
-from eqtoolbox.report._blocks import number, paragraph, table
+from eqtoolbox.pages import number, paragraph, table
 from eqtoolbox.report._check import EXAMPLES, Errors
 from eqtoolbox.report._context import Context
 from eqtoolbox.report._precision import float64

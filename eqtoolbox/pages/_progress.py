@@ -1,4 +1,4 @@
-"""The progress bar of a report, on terminals only."""
+"""A progress bar, on terminals only."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""Figures as inline SVG that follow the page: its text colour, its grid, light or dark."""
+"""One style for all figures: PNG files as they are, and inline SVG that follows the page, light or dark."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
@@ -13,10 +15,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Matplotlib draws with these, and the page replaces them by its own colours.
-_ROLES = ("ink", "muted", "grid", "c0", "c1", "c2", "c3")
-COLOURS = {role: f"#0000{i + 1:02x}" for i, role in enumerate(_ROLES)}
+#: The colours of the light page, by role. Inline SVG has the page's variables in their place, ``var(--ink)``.
+COLOURS = {
+    "ink": "#1c1f24",
+    "muted": "#6b7280",
+    "grid": "#e3e4e0",
+    "c0": "#2a63b8",
+    "c1": "#14866b",
+    "c2": "#c8501e",
+    "c3": "#8a4fb0",
+}
 INK, MUTED, GRID, *SERIES = COLOURS.values()
+PAPER = "#fdfdfb"
+WIDTH = 7.6
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
@@ -55,6 +66,40 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+def style_sheet() -> Markup:
+    """The CSS of a page."""
+    return Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8"))
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Inside, Matplotlib draws in the house style."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def new_figure(columns: int = 1, rows: int = 1, *, height: float = 3.2) -> tuple[Figure, list[Axes]]:
+    """A figure as wide as the page; use it inside ``house_style()``.
+
+    Args:
+      columns: axes side by side.
+      rows: axes below each other.
+      height: in inches, of the whole; the width is 7.6.
+
+    Returns:
+      The figure and its axes, row by row. Paint with ``INK``, ``MUTED``, ``GRID`` and ``SERIES`` only: pages
+      put their own colours in their place.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.06)  # pyright: ignore
+    return figure, list(axes.flat)
+
+
 def draw(
     name: str,
     alt: str,
@@ -68,25 +113,44 @@ def draw(
     Args:
       name: unique in the page; it prefixes every id.
       alt: what is seen, for those who cannot.
-      painter: given the figure and its axes, side by side. It uses the colours ``INK``, ``MUTED`` and ``SERIES``
-        only, which the page replaces by its own.
+      painter: given the figure and its axes, side by side; see ``new_figure`` for colours.
       columns: how many axes.
       height: in inches; the page is 7.6 wide.
 
     Returns:
       The element: no external references, colours by CSS variables.
     """
+    with house_style():
+        figure, axes = new_figure(columns, height=height)
+        painter(figure, axes)
+        return to_svg(figure, name, alt)
+
+
+def to_svg(figure: Figure, name: str, alt: str) -> Markup:
+    """A figure as an ``<svg>`` element whose colours follow the page.
+
+    Args:
+      figure: painted with the colours of this module.
+      name: unique in the page; it prefixes every id.
+      alt: what is seen, for those who cannot.
+
+    Returns:
+      The element: no external references, the same for the same figure.
+    """
     import matplotlib
-    from matplotlib.figure import Figure
 
     buffer = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(7.6, height), layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False)[0]
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.06)  # pyright: ignore
-        painter(figure, list(axes))
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return _embed(buffer.getvalue(), name, alt)
+
+
+def to_png(figure: Figure) -> bytes:
+    """A figure as a PNG file on the page's paper, 1520 pixels wide."""
+    buffer = io.BytesIO()
+    with house_style():
+        figure.savefig(buffer, format="png", dpi=200, facecolor=PAPER, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _embed(text: str, name: str, alt: str) -> Markup:

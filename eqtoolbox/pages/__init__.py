@@ -1,0 +1,45 @@
+"""What pages, figures, files and terminals are made of: one house style for the report and the experiments."""
+
+from eqtoolbox.pages._blocks import figure, number, paragraph, pretty, table
+from eqtoolbox.pages._figures import (
+    GRID,
+    INK,
+    MUTED,
+    SERIES,
+    draw,
+    house_style,
+    new_figure,
+    style_sheet,
+    to_png,
+    to_svg,
+)
+from eqtoolbox.pages._plain import plain
+from eqtoolbox.pages._progress import SILENT, Progress, progress_bar
+from eqtoolbox.pages._series import POINTS, kept
+from eqtoolbox.pages._versions import device, versions
+
+__all__ = [
+    "GRID",
+    "INK",
+    "MUTED",
+    "POINTS",
+    "SERIES",
+    "SILENT",
+    "Progress",
+    "device",
+    "draw",
+    "figure",
+    "house_style",
+    "kept",
+    "new_figure",
+    "number",
+    "paragraph",
+    "plain",
+    "pretty",
+    "progress_bar",
+    "style_sheet",
+    "table",
+    "to_png",
+    "to_svg",
+    "versions",
+]
