@@ -1,7 +1,8 @@
 """The console command ``eqtoolbox``.
 
-Exit codes: 0 done; 2 something given is wrong, with one message on standard error and nothing written; 1 a bug of
-the library, with its traceback; 130 interrupted.
+Exit codes: 0 done, and everything holds; 1 everything is written, but a check of the report or a verdict of an
+experiment is not as expected, or there is a bug of the library, with its traceback; 2 something given is wrong, with
+one message on standard error and nothing written; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Annotated
 
 import tyro
 
+from eqtoolbox.experiments import ExperimentError, Reproduce
 from eqtoolbox.report import Config, ReportError
 
-DONE, BUG, WRONG, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BUG, WRONG, INTERRUPTED = 0, 1, 1, 2, 130
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Doctor:
 
 Command = (
     Annotated[Config, tyro.conf.subcommand("report", prefix_name=False)]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce", prefix_name=False)]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", prefix_name=False)]
 )
 
@@ -49,12 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else DONE if stop.code is None else WRONG
     try:
-        return doctor() if isinstance(command, Doctor) else report(command)
-    except ReportError as error:
+        if isinstance(command, Config):
+            return report(command)
+        return reproduce(command) if isinstance(command, Reproduce) else doctor()
+    except (ReportError, ExperimentError) as error:
         print(f"eqtoolbox: error: {error}", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
-        print("eqtoolbox: interrupted, nothing was written", file=sys.stderr)
+        left = "the same command goes on" if isinstance(command, Reproduce) else "nothing was written"
+        print(f"eqtoolbox: interrupted, {left}", file=sys.stderr)
         return INTERRUPTED
     except Exception:
         traceback.print_exc()
@@ -62,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(config: Config) -> int:
-    """``eqtoolbox report``: trains, writes report.html and report.json, prints a summary.
+    """``eqtoolbox report``: trains, writes report.html and report.json, prints a summary; 1 if a check fails.
 
     Raises:
       ReportError: something given is wrong; nothing was written.
@@ -76,7 +82,18 @@ def report(config: Config) -> int:
         made = make_report(config, progress=progress)
     write({"report.html": made.to_html(), "report.json": made.to_json()}, config.out)
     print_summary(made, config.out)
-    return DONE
+    return FAILED if made.failed else DONE
+
+
+def reproduce(command: Reproduce) -> int:
+    """``eqtoolbox reproduce``: runs experiments; 1 if a verdict is not the expected one or an experiment fails.
+
+    Raises:
+      ExperimentError: something given is wrong.
+    """
+    from eqtoolbox.experiments import reproduce
+
+    return DONE if reproduce(command) else FAILED
 
 
 def doctor() -> int:

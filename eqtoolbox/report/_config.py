@@ -16,7 +16,8 @@ from eqtoolbox.report._errors import ReportError
 class Config:
     """Trains a model and writes its symmetry report: report.html, report.json and a summary.
 
-    Without a model it trains a small Flax MLP on the handwritten digits bundled with scikit-learn.
+    Without a model it trains a small Flax MLP on the handwritten digits bundled with scikit-learn. Exit codes: 0 all
+    checks pass; 1 the report is written and a check in it fails; 2 something given is wrong and nothing is written.
     """
 
     model: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE.py:FUNCTION]")] = None
