@@ -3,7 +3,7 @@
 A symmetry is an object that acts on a parameter pytree; everything else is derived from it.
 """
 
-from eqtoolbox import groups, linalg, testing, zoo
+from eqtoolbox import groups, identities, linalg, testing, zoo
 from eqtoolbox.problem import Batch, Problem
 from eqtoolbox.symmetry import (
     Equivariance,
@@ -23,6 +23,7 @@ __all__ = [
     "Symmetry",
     "catalog",
     "groups",
+    "identities",
     "lie_derivative",
     "linalg",
     "orbit_dimension",

@@ -138,7 +138,8 @@ def _degrees(rng: np.random.Generator) -> Parts:
 
     def powers(z: Array) -> Array:
         a, b, c = jnp.split(jax.nn.relu(z), (3, 5), axis=-1)
-        return jnp.concatenate([a, b**2, jnp.sqrt(c)], axis=-1)
+        root = jnp.where(c > 0, jnp.sqrt(jnp.where(c > 0, c, 1)), 0)  # with derivatives of all orders at rest
+        return jnp.concatenate([a, b**2, root], axis=-1)
 
     def with_degrees(read: str) -> Symmetry:
         axes = {

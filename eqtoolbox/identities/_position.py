@@ -1,0 +1,135 @@
+"""A point (θ, λ): the model and loss there, both sides of the equivariance, and whether the position is good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from eqtoolbox.identities import _directions
+from eqtoolbox.identities._side import Side, generator_side, map_side, still_side
+from eqtoolbox.symmetry import Equivariance, Symmetry
+
+Tree = Any
+
+
+class Sides(NamedTuple):
+    """Both maps at one point.
+
+    Attributes:
+      lam: λ, a pytree of arrays.
+      h: H at θ.
+      g: G at f(θ).
+    """
+
+    lam: Tree
+    h: Side
+    g: Side
+
+
+class Model(NamedTuple):
+    """The model and its loss at θ.
+
+    Attributes:
+      params: θ, arrays.
+      outputs: y = f(θ).
+      slope: ∇ℓ(y).
+      gradient: ∇L(θ).
+      transpose: c -> J_fᵀ c.
+      loss: L = ℓ∘f.
+    """
+
+    params: Tree
+    outputs: Tree
+    slope: Tree
+    gradient: Tree
+    transpose: Callable[[Tree], Tree]
+    loss: Callable[[Tree], Array]
+
+
+def evaluate(model: Callable[[Tree], Tree], output_loss: Callable[[Tree], Array], params: Tree) -> Model:
+    """The model at θ: one forward and one backward pass."""
+    params = real_arrays(params, "params")
+    outputs, vjp = jax.vjp(model, params)
+    real_arrays(outputs, "model(params)")
+    slope = jax.grad(output_loss)(outputs)
+    return Model(params, outputs, slope, vjp(slope)[0], lambda c: vjp(c)[0], lambda p: output_loss(model(p)))
+
+
+def sides(eq: Equivariance | Symmetry, params: Tree, outputs: Tree, lam: Tree | None) -> Sides:
+    """H at θ and G at y, each by the cheapest way it allows."""
+    point = _directions.point(eq, params, lam)
+    if isinstance(eq, Symmetry):
+        if lam is None:
+            return Sides(point, generator_side(eq, params), still_side(outputs))
+        eq = Equivariance.of(eq)
+    identity = lam is None
+    h = map_side("act", eq.act, eq.act_inverse, identity, params, point)
+    if eq.is_symmetry:
+        return Sides(point, h, still_side(outputs))
+    g = map_side("act_output", eq.act_output, eq.output_inverse, identity, outputs, point)
+    return Sides(point, h, g)
+
+
+def settle(result: Tree, both: Sides, params: Tree, outputs: Tree, solve_residual: Array | None) -> Tree:
+    """``result`` where (θ, λ) is a good position; else a ``ValueError``, or NaN where arrays are traced.
+
+    A position is refused where σ_min ≤ d ε σ_max for ∇_θH or ∇_yG, where a solve left a residual above √ε, or
+    where ``act_inverse`` or the identity is off by more than √ε.
+    """
+    checks = []
+    for side, name, tree in ((both.h, "∇_θH", params), (both.g, "∇_yG", outputs)):
+        leaves = jax.tree.leaves(tree)
+        eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
+        floor = eps * sum(leaf.size for leaf in leaves)
+        checks += [
+            (
+                side.conditioning > floor,
+                side.conditioning,
+                f"{name} must be invertible: σ_min/σ_max must be above {floor:.1e}",
+            ),
+            (
+                side.defect <= eps**0.5,
+                side.defect,
+                "the inverse map and the identity of the equivariance must be what they are named: the relative "
+                f"error of H⁻¹(H(θ, λ), λ) = θ or H(θ, λ0) = θ (or of G) must be below {eps**0.5:.1e}",
+            ),
+        ]
+    if solve_residual is not None:
+        eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves((params, outputs)))
+        worst = jnp.max(solve_residual)
+        text = f"the linear solves must leave a relative residual below {eps**0.5:.1e}"
+        checks.append((worst <= eps**0.5, worst, text))
+    good, traced = jnp.bool_(True), False
+    for passed, value, text in checks:
+        try:
+            if not bool(passed):
+                raise ValueError(f"not a good position (θ, λ): {text}, got {float(value):.1e}")
+        except jax.errors.ConcretizationTypeError:
+            good, traced = good & passed, True
+
+    def poison(x: Array) -> Array:
+        return jnp.where(good, x, jnp.asarray(jnp.nan, x.dtype)) if traced else x
+
+    return jax.tree.map(poison, result)
+
+
+def real_arrays(tree: Tree, name: str) -> Tree:
+    """The leaves as arrays.
+
+    Raises:
+      TypeError: naming a leaf that does not hold real numbers.
+    """
+
+    def leaf(path: tuple, x: Any) -> Array:
+        if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+            place = jax.tree_util.keystr(path, simple=True, separator="/") or "."
+            raise TypeError(
+                f"leaf `{place}` of `{name}` must hold real numbers, got {jnp.result_type(x)}: close over it"
+            )
+        return jnp.asarray(x)
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
