@@ -40,15 +40,22 @@ def main() -> int:
     for name in options.names or names():
         rows = importlib.import_module(f"benchmarks.{name}").bench()
         table = Table(title=name, title_justify="left")
-        for column in ("", "ours ms", "reference ms", "ratio", "bar", "against"):
+        for column in ("", "ours", "reference", "unit", "ratio", "bar", "against"):
             table.add_column(column, justify="left" if column in ("", "against") else "right")
         for row in rows:
+            factor = {"ms": 1e3, "MFLOP": 1e-6}[row.unit]
             bar = "" if row.bar is None else f"≤ {row.bar:g}"
             above = row.bar is not None and row.ratio > row.bar
             failed |= above
             ratio = f"[red]{row.ratio:.2f}[/]" if above else f"{row.ratio:.2f}"
             table.add_row(
-                row.name, f"{row.ours * 1e3:.3f}", f"{row.reference * 1e3:.3f}", ratio, bar, row.against
+                row.name,
+                f"{row.ours * factor:.3f}",
+                f"{row.reference * factor:.3f}",
+                row.unit,
+                ratio,
+                bar,
+                row.against,
             )
         console.print(table)
         record[name] = [{**row._asdict(), "ratio": row.ratio} for row in rows]

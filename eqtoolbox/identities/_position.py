@@ -74,35 +74,29 @@ def sides(eq: Equivariance | Symmetry, params: Tree, outputs: Tree, lam: Tree | 
     return Sides(point, h, g)
 
 
-def settle(result: Tree, both: Sides, params: Tree, outputs: Tree, solve_residual: Array | None) -> Tree:
+def settle(result: Tree, both: Sides, params: Tree, outputs: Tree, solve_residual: Array) -> Tree:
     """``result`` where (θ, λ) is a good position; else a ``ValueError``, or NaN where arrays are traced.
 
     A position is refused where σ_min ≤ d ε σ_max for ∇_θH or ∇_yG, where a solve left a residual above √ε, or
-    where ``act_inverse`` or the identity is off by more than √ε.
+    where the inverse map or the identity is off by more than √ε.
     """
     checks = []
     for side, name, tree in ((both.h, "∇_θH", params), (both.g, "∇_yG", outputs)):
         leaves = jax.tree.leaves(tree)
         eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
-        floor = eps * sum(leaf.size for leaf in leaves)
-        checks += [
-            (
-                side.conditioning > floor,
-                side.conditioning,
-                f"{name} must be invertible: σ_min/σ_max must be above {floor:.1e}",
-            ),
-            (
-                side.defect <= eps**0.5,
-                side.defect,
-                "the inverse map and the identity of the equivariance must be what they are named: the relative "
-                f"error of H⁻¹(H(θ, λ), λ) = θ or H(θ, λ0) = θ (or of G) must be below {eps**0.5:.1e}",
-            ),
-        ]
-    if solve_residual is not None:
-        eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves((params, outputs)))
-        worst = jnp.max(solve_residual)
-        text = f"the linear solves must leave a relative residual below {eps**0.5:.1e}"
-        checks.append((worst <= eps**0.5, worst, text))
+        if side.conditioning is not None:
+            floor = min(eps * sum(leaf.size for leaf in leaves), eps**0.5)
+            text = f"{name} must be invertible, with σ_min/σ_max above {floor:.1e}"
+            checks.append((side.conditioning > floor, side.conditioning, text))
+            worst = jnp.max(solve_residual)
+            text = f"the linear solves must leave a relative residual below {eps**0.5:.1e}"
+            checks.append((worst <= eps**0.5, worst, text))
+        if side.defect is not None:
+            text = (
+                f"the inverse map must undo {name[-1]} and the identity leave its argument alone, to a relative "
+                f"error of {eps**0.5:.1e}"
+            )
+            checks.append((side.defect <= eps**0.5, side.defect, text))
     good, traced = jnp.bool_(True), False
     for passed, value, text in checks:
         try:
@@ -112,9 +106,9 @@ def settle(result: Tree, both: Sides, params: Tree, outputs: Tree, solve_residua
             good, traced = good & passed, True
 
     def poison(x: Array) -> Array:
-        return jnp.where(good, x, jnp.asarray(jnp.nan, x.dtype)) if traced else x
+        return jnp.where(good, x, jnp.asarray(jnp.nan, x.dtype))
 
-    return jax.tree.map(poison, result)
+    return jax.tree.map(poison, result) if traced else result
 
 
 def real_arrays(tree: Tree, name: str) -> Tree:

@@ -36,8 +36,8 @@ class Side:
       twist: (a, v, V, U) -> ⟨a, ∇²_λF[v, v_i]⟩ for the rows v_i of V, with U the directions of V. For a
         generator this is half of a matrix: see ``quadratic``, which symmetrises.
       still: whether F leaves everything where it is, for every λ.
-      conditioning: σ_min / σ_max of ∇_xF where it was found, else 1.
-      defect: how far the inverse or the identity that was named is from being one, relative; else 0.
+      conditioning: σ_min / σ_max of ∇_xF where a linear solve is needed (1 where it was not found), else None.
+      defect: how far the inverse map or the identity is from being one, relative; None where there is neither.
     """
 
     direction: Callable[[Tree], tuple[Tree, Array]]
@@ -47,8 +47,8 @@ class Side:
     turn: Callable[[Tree, Tree, Tree], Tree]
     twist: Callable[[Tree, Tree, Tree, Tree], Array]
     still: bool
-    conditioning: Array
-    defect: Array
+    conditioning: Array | None
+    defect: Array | None
 
 
 def exact(tree: Tree) -> tuple[Tree, Array]:
@@ -65,8 +65,7 @@ def still_side(x: Tree) -> Side:
     def twist(a: Tree, v: Tree, stack: Tree, directions: Tree) -> Array:
         return jnp.zeros(jax.tree.leaves(stack)[0].shape[0], jnp.float32)
 
-    one, zero = jnp.float32(1), jnp.float32(0)
-    return Side(lambda v: exact(zeros(x)), exact, nothing, nothing, nothing, twist, True, one, zero)
+    return Side(lambda v: exact(zeros(x)), exact, nothing, nothing, nothing, twist, True, None, None)
 
 
 def generator_side(sym: Symmetry, params: Tree) -> Side:
@@ -93,8 +92,8 @@ def generator_side(sym: Symmetry, params: Tree) -> Side:
         turn=lambda a, u, v: mixed(a, v),
         twist=twist,
         still=False,
-        conditioning=jnp.float32(1),
-        defect=jnp.float32(0),
+        conditioning=None,
+        defect=None,
     )
 
 
@@ -117,23 +116,22 @@ def map_side(name: str, function: Map, inverse: Map | None, at_identity: bool, x
     """
     f = _same(name, function, x, lam)
     moved, along = jax.linearize(lambda lam: f(x, lam), lam)
-    one, zero = jnp.float32(1), jnp.float32(0)
     if at_identity:
         direction: Any = lambda v: exact(along(v))  # noqa: E731
         pull: Any = exact
-        conditioning, defect = one, _apart(moved, x, moved)
+        conditioning, defect = None, _apart(moved, x, moved)
     elif inverse is not None:
         g = _same(f"{name}'s inverse", inverse, x, lam)
         back, undo = jax.linearize(lambda z: g(z, lam), moved)
         transpose = jax.linear_transpose(undo, moved)
         direction = lambda v: exact(undo(along(v)))  # noqa: E731
         pull = lambda c: exact(transpose(c)[0])  # noqa: E731
-        conditioning, defect = one, _apart(back, x, moved)
+        conditioning, defect = None, _apart(back, x, moved)
     else:
         solver: Solver = jacobian_solver(lambda x: f(x, lam), x)
         direction = lambda v: solver.solve(along(v))  # noqa: E731
         pull = solver.transposed
-        conditioning, defect = solver.conditioning, zero
+        conditioning, defect = solver.conditioning, None
 
     def slope(a: Tree, x: Tree, lam: Tree) -> Tree:
         """∂_x ⟨a, F(x, λ)⟩."""

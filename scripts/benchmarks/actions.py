@@ -78,11 +78,12 @@ def _general_linear(repeats: int) -> list[Row]:
 
     orthogonal = _symmetry(widths, axes, groups.Orthogonal)
     act_orthogonal, q = jax.jit(orthogonal.act), orthogonal.sample(jax.random.key(2))
-    m = g["h1"]
+    pair, m = sym.with_inverse(g), g["h1"]
     dual = jnp.linalg.inv(m).T
     t = interleaved(
         {
             "act": lambda: act(g, params),
+            "with inverse": lambda: act(pair, params),
             "by hand": lambda: by_hand(m, first, second),
             "orthogonal": lambda: act_orthogonal(q, params),
             "matmuls": lambda: matmuls(m, dual, first, second),
@@ -90,6 +91,9 @@ def _general_linear(repeats: int) -> list[Row]:
         repeats,
     )
     return [
+        Row(
+            "GL(512), with its inverse, kernels 512×512", t["with inverse"], t["matmuls"], "its matmuls", 1.1
+        ),
         Row("GL(512), kernels 512×512", t["act"], t["by hand"], "its inverse and matmuls by hand", 1.1),
         Row("O(512), kernels 512×512", t["orthogonal"], t["matmuls"], "its matmuls", 1.1),
         Row("GL(512), the inverse included", t["act"], t["matmuls"], "its matmuls without the inverse"),

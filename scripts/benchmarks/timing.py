@@ -15,10 +15,11 @@ class Row(NamedTuple):
 
     Attributes:
       name: what is measured.
-      ours: median seconds.
-      reference: median seconds of what it is compared with.
+      ours: median seconds, or operations.
+      reference: those of what it is compared with.
       against: what that is.
       bar: the largest ratio that is good enough, or None where the number is only reported.
+      unit: in which both are shown: "ms" of seconds, or "MFLOP" of operations counted by the compiler.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Row(NamedTuple):
     reference: float
     against: str
     bar: float | None = None
+    unit: str = "ms"
 
     @property
     def ratio(self) -> float:
