@@ -54,14 +54,31 @@ def along(vector: Array, axis: int, ndim: int) -> Array:
 def permute(index: Array, x: Array, axis: int) -> Array:
     """``new = old[index]`` along ``axis``.
 
-    An index n or more, or below -n, reads as NaN (in an array of integers as the smallest integer): a wrong
+    An index n or more, or below -n, reads as NaN (in an array of integers as an extreme one): a wrong
     index is never silently clipped.
     """
-    if axis % x.ndim == 0:
-        return jnp.take(x, index, axis=0, mode="fill", unique_indices=True)
-    # Entry by entry: XLA on CPU gathers whole columns into a transposed copy, at several times the cost.
-    every = jnp.broadcast_to(along(index, axis % x.ndim, x.ndim), x.shape)
-    return jnp.take_along_axis(x, every, axis, mode="fill")
+    axis, n = axis % x.ndim, x.shape[axis]
+    index = index.astype(jnp.promote_types(index.dtype, jnp.int32))
+    index = jnp.where(index < 0, index + n, index)
+    valid = (index >= 0) & (index < n)
+    index = jnp.clip(index, 0, n - 1)  # checked here, once for each index, not by the gather for each entry
+    if axis == 0:
+        y = x.at[index].get(mode="promise_in_bounds", unique_indices=True)
+    else:
+        # Entry by entry: XLA on CPU gathers whole columns into a transposed copy, at several times the cost.
+        every = jnp.broadcast_to(along(index, axis, x.ndim), x.shape)
+        y = jnp.take_along_axis(x, every, axis, mode="promise_in_bounds")
+    return jnp.where(along(valid, axis, x.ndim), y, _no_value(x.dtype))
+
+
+def _no_value(dtype: DTypeLike) -> Array:
+    """What a wrong index reads, as in ``jax.numpy.take``: NaN, or an extreme value of other dtypes."""
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return jnp.asarray(jnp.nan, dtype)
+    if jnp.issubdtype(dtype, jnp.bool_):
+        return jnp.asarray(True)
+    limits = jnp.iinfo(dtype)
+    return jnp.asarray(limits.min or limits.max, dtype)
 
 
 def multiply(factor: Array, x: Array) -> Array:

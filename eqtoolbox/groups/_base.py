@@ -199,7 +199,7 @@ class Group(abc.ABC):
           ValueError: ``g`` does not have the shapes of an element.
           TypeError: ``x`` holds integers and ``g`` does more than permute.
         """
-        _check_shapes(self, g, "identity", "an element")
+        self.check_element(g)
         return self._act(g, x, slots).astype(x.dtype)
 
     def tangent_slots(self, xi: Vector, x: Array, slots: tuple[Slot, ...]) -> Array:
@@ -217,7 +217,7 @@ class Group(abc.ABC):
           ValueError: ``xi`` does not have the shapes of an algebra vector.
           TypeError: ``x`` holds integers and ``xi`` does not act by zero.
         """
-        _check_shapes(self, xi, "algebra_zero", "an algebra vector")
+        self.check_vector(xi)
         return self._tangent(xi, x, slots).astype(x.dtype)
 
     def slots(self, x: Array, axis: int | tuple[int | None, ...], exponent: Any = 1) -> tuple[Slot, ...]:
@@ -284,6 +284,14 @@ class Group(abc.ABC):
     def inverse(self, g: Element) -> Element:
         """The inverse element."""
 
+    def with_inverse(self, g: Element) -> Element:
+        """The same element with the inverses of its matrices, for acting with it many times.
+
+        An inverse transpose then acts by a product instead of a solve, and ``inverse`` is free. Accepted
+        wherever an element is. Groups without matrices to invert return ``g``.
+        """
+        return g
+
     def contains(self, g: Element, tolerance: float = 1e-5) -> Array:
         """Whether ``g`` is an element, up to ``tolerance``: a boolean scalar.
 
@@ -292,9 +300,25 @@ class Group(abc.ABC):
           tolerance: largest absolute error of the equations an element satisfies. Conditions that are
             inequalities (invertible, positive) or speak of integers hold or fail as they are.
         """
-        if not _shapes_fit(g, _shapes(self, "identity")):
+        if not _shapes_fit(without_inverse(g), _shapes(self, "identity")):
             return jnp.asarray(False)
         return self._contains(jax.tree.map(jnp.asarray, g), tolerance)
+
+    def check_element(self, g: Element) -> None:
+        """Checks the structure and array shapes of one element; values are for ``contains``.
+
+        Raises:
+          ValueError: showing the shapes of an element and those of ``g``.
+        """
+        _check_shapes(self, without_inverse(g), "identity", "an element")
+
+    def check_vector(self, xi: Vector) -> None:
+        """Checks the structure and array shapes of one algebra vector.
+
+        Raises:
+          ValueError: showing the shapes of an algebra vector and those of ``xi``.
+        """
+        _check_shapes(self, xi, "algebra_zero", "an algebra vector")
 
     @abc.abstractmethod
     def _contains(self, g: Element, tolerance: float) -> Array:
@@ -362,6 +386,27 @@ class Group(abc.ABC):
         raise NotImplementedError(f"{type(self).__name__} does not define its isotypic components")
 
 
+class WithInverse(NamedTuple):
+    """An invertible matrix that comes with its inverse; see ``Group.with_inverse``.
+
+    Attributes:
+      matrix: shape (n, n).
+      inverse: its inverse, shape (n, n).
+    """
+
+    matrix: Array
+    inverse: Array
+
+
+def without_inverse(g: Element) -> Element:
+    """The element in its plain form: every ``WithInverse`` replaced by its matrix."""
+
+    def is_pair(value: Any) -> bool:
+        return isinstance(value, WithInverse) and jnp.shape(value.matrix) == jnp.shape(value.inverse)
+
+    return jax.tree.map(lambda leaf: leaf.matrix if is_pair(leaf) else leaf, g, is_leaf=is_pair)
+
+
 class UnitGroup(Group):
     """A group that moves each unit of a space as a whole: it permutes them and gives each a factor.
 
@@ -418,7 +463,7 @@ def _check_shapes(group: Group, value: Any, maker: str, what: str) -> None:
     if not _shapes_fit(value, expected):
         show = functools.partial(jax.tree.map, jnp.shape)
         raise ValueError(
-            f"{group}: {what} has shapes {show(expected)}, got {show(value)}; use vmap for a stack"
+            f"{group}: {what} has shapes {show(expected)}, got {show(value)}; use jax.vmap for many"
         )
 
 

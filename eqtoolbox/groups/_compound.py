@@ -135,6 +135,9 @@ class Product(Group):
     def inverse(self, g: tuple) -> tuple:
         return tuple(group.inverse(x) for group, x in zip(self.groups, g, strict=True))
 
+    def with_inverse(self, g: tuple) -> tuple:
+        return tuple(group.with_inverse(x) for group, x in zip(self.groups, g, strict=True))
+
     def _contains(self, g: tuple, tolerance: float) -> Array:
         return all_true(*(h.contains(x, tolerance) for h, x in zip(self.groups, g, strict=True)))
 
@@ -312,6 +315,9 @@ class Wreath(Group):
     def inverse(self, g: WreathElement) -> WreathElement:
         outer = self.outer.inverse(g.outer)
         return WreathElement(outer, self._each(self.inner.inverse)(self._permuted(g.inner, outer)))
+
+    def with_inverse(self, g: WreathElement) -> WreathElement:
+        return WreathElement(self.outer.with_inverse(g.outer), self._each(self.inner.with_inverse)(g.inner))
 
     def _contains(self, g: WreathElement, tolerance: float) -> Array:
         inside = self._each(lambda h: self.inner.contains(h, tolerance))(g.inner)

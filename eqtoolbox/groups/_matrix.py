@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from eqtoolbox.groups import _arrays
-from eqtoolbox.groups._base import Group, Slot, all_true
+from eqtoolbox.groups._base import Group, Slot, WithInverse, all_true, without_inverse
 from eqtoolbox.groups._exponent import Exponent
 from eqtoolbox.groups._isotypic import Isotypic, complement, vector_component
 from eqtoolbox.groups._log import log_matrix
@@ -21,12 +21,15 @@ from eqtoolbox.groups._scaling import LOG_SPREAD
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
+Matrix = Array | WithInverse  # an element
+
 
 class MatrixGroup(Group):
     """What the groups of n x n matrices share: an element is the matrix itself, shape (n, n).
 
-    Exponent 1 acts as ``new[i] = sum_j g[i, j] old[j]``, exponent -1 with the inverse transpose; a group of
-    orthogonal matrices ignores exponents.
+    The pair of it and its inverse that ``with_inverse`` makes is an element too. Exponent 1 acts as
+    ``new[i] = sum_j g[i, j] old[j]``, exponent -1 with the inverse transpose; a group of orthogonal matrices
+    ignores exponents.
     """
 
     is_orthogonal: ClassVar[bool]
@@ -49,24 +52,41 @@ class MatrixGroup(Group):
     def identity(self, dtype: DTypeLike | None = None) -> Array:
         return jnp.eye(self.n, dtype=_arrays.float_dtype(dtype))
 
-    def compose(self, a: Array, b: Array) -> Array:
-        return jnp.matmul(a, b, precision=_HIGHEST)
+    def compose(self, a: Matrix, b: Matrix) -> Matrix:
+        if isinstance(a, WithInverse) and isinstance(b, WithInverse):
+            return WithInverse(_product(a.matrix, b.matrix), _product(b.inverse, a.inverse))
+        return _product(without_inverse(a), without_inverse(b))
 
-    def inverse(self, g: Array) -> Array:
+    def inverse(self, g: Matrix) -> Matrix:
+        if isinstance(g, WithInverse):
+            return WithInverse(g.inverse, g.matrix)
         return g.T if self.is_orthogonal else jnp.linalg.inv(g)
 
-    def _contains(self, g: Array, tolerance: float) -> Array:
+    def with_inverse(self, g: Matrix) -> Matrix:
+        if self.is_orthogonal or isinstance(g, WithInverse):
+            return g
+        return WithInverse(g, jnp.linalg.inv(g))
+
+    def _contains(self, g: Matrix, tolerance: float) -> Array:
+        if isinstance(g, WithInverse):
+            product = _product(g.matrix, g.inverse)
+            mutual = jnp.abs(product - jnp.eye(self.n, dtype=product.dtype)) <= tolerance
+            return all_true(self._contains(g.matrix, tolerance), mutual)
         g = g.astype(jnp.promote_types(g.dtype, jnp.float32))
         if self.is_orthogonal:
-            gram = jnp.matmul(g, g.T, precision=_HIGHEST)
+            gram = _product(g, g.T)
             return jnp.all(jnp.abs(gram - jnp.eye(self.n, dtype=g.dtype)) <= tolerance)
         s = jnp.linalg.svd(g, compute_uv=False)
         return all_true(jnp.isfinite(g), s[-1] > s[0] * self.n * jnp.finfo(g.dtype).eps)
 
-    def _act(self, g: Array, x: Array, slots: tuple[Slot, ...]) -> Array:
+    def _act(self, g: Matrix, x: Array, slots: tuple[Slot, ...]) -> Array:
         for slot in slots:
-            act = _arrays.transform if slot.weight == 1 else _arrays.solve
-            x = act(g if slot.weight == 1 else g.T, x, slot.axis)
+            if slot.weight == 1:
+                x = _arrays.transform(without_inverse(g), x, slot.axis)
+            elif isinstance(g, WithInverse):
+                x = _arrays.transform(g.inverse.T, x, slot.axis)
+            else:
+                x = _arrays.solve(g.T, x, slot.axis)
         return x
 
     @abc.abstractmethod
@@ -92,10 +112,10 @@ class MatrixGroup(Group):
     def exp(self, xi: Array) -> Array:
         return jax.scipy.linalg.expm(self.matrix(xi))
 
-    def log(self, g: Array) -> Array:
+    def log(self, g: Matrix) -> Array:
         if self.dimension == 0:
             return super().log(g)
-        return self.coordinates(log_matrix(g))
+        return self.coordinates(log_matrix(without_inverse(g)))
 
     def _tangent(self, xi: Array, x: Array, slots: tuple[Slot, ...]) -> Array:
         m, total = self.matrix(xi), jnp.zeros_like(x)
@@ -136,7 +156,7 @@ class GeneralLinear(MatrixGroup):
         dtype = _arrays.float_dtype(dtype)
         u = jax.random.uniform(spread, (self.n,), dtype, -LOG_SPREAD, LOG_SPREAD)
         q1, q2 = jax.random.orthogonal(turn, self.n, (2,), dtype)
-        return jnp.matmul(q1 * jnp.exp(u)[None, :], q2, precision=_HIGHEST)
+        return _product(q1 * jnp.exp(u)[None, :], q2)
 
     def matrix(self, xi: Array) -> Array:
         return xi
@@ -268,25 +288,25 @@ class Stabiliser(MatrixGroup):
         if self.is_orthogonal:
             return g
         shear = jax.random.normal(shear_key, (self.n - 1,), dtype) / float(np.sqrt(self.n))
-        return g + jnp.outer(unit, jnp.matmul(basis, shear, precision=_HIGHEST))
+        return g + jnp.outer(unit, _product(basis, shear))
 
-    def _contains(self, g: Array, tolerance: float) -> Array:
-        unit = self.fixed / np.linalg.norm(self.fixed)
-        v = jnp.asarray(unit, jnp.promote_types(g.dtype, jnp.float32))
-        fixes = jnp.abs(jnp.matmul(g, v, precision=_HIGHEST) - v) <= tolerance
+    def _contains(self, g: Matrix, tolerance: float) -> Array:
+        unit, matrix = self.fixed / np.linalg.norm(self.fixed), without_inverse(g)
+        v = jnp.asarray(unit, jnp.promote_types(matrix.dtype, jnp.float32))
+        fixes = jnp.abs(_product(matrix, v) - v) <= tolerance
         return all_true(super()._contains(g, tolerance), fixes)
 
     def matrix(self, xi: Array) -> Array:
         basis, _ = self._frame(xi.dtype)
         if self.is_orthogonal:
             return _conjugate(basis, skew(xi, self.n - 1))
-        return jnp.matmul(xi, basis.T, precision=_HIGHEST)
+        return _product(xi, basis.T)
 
     def coordinates(self, matrix: Array) -> Array:
         basis, _ = self._frame(matrix.dtype)
-        right = jnp.matmul(matrix, basis, precision=_HIGHEST)
+        right = _product(matrix, basis)
         if self.is_orthogonal:
-            return skew_coordinates(jnp.matmul(basis.T, right, precision=_HIGHEST))
+            return skew_coordinates(_product(basis.T, right))
         return right
 
     def _isotypic(self, weight: int) -> tuple[Isotypic, ...]:
@@ -308,11 +328,15 @@ class Stabiliser(MatrixGroup):
         line = jnp.outer(unit, unit)
         if self.n == 1:
             return line[None]
-        reflected = jnp.matmul(basis, basis.T, precision=_HIGHEST)
+        reflected = _product(basis, basis.T)
         return jnp.stack([line + reflected, line - reflected])
 
     def __str__(self) -> str:
         return f"{self.of} fixing {'1' if self.vector is None else 'v'}"
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=_HIGHEST)
 
 
 def skew(xi: Array, n: int) -> Array:
@@ -330,5 +354,5 @@ def skew_coordinates(matrix: Array) -> Array:
 
 def _conjugate(basis: Array, block: Array) -> Array:
     """The product basis @ block @ basis.T."""
-    left = jnp.matmul(basis, block, precision=_HIGHEST)
-    return jnp.matmul(left, basis.T, precision=_HIGHEST)
+    left = _product(basis, block)
+    return _product(left, basis.T)

@@ -209,7 +209,51 @@ def test_a_wrong_index_reads_as_nan_and_is_never_clipped():
     assert np.isnan(Permutation(3).act(Permutation(3).compose(jnp.arange(3), p), jnp.ones(3))[1])
     twice = jnp.array([0, 0, 1])
     assert np.isnan(Permutation(3).act(Permutation(3).inverse(twice), jnp.ones(3))).any()
-    assert Permutation(3).act(p, jnp.arange(3))[1] == np.iinfo(np.int32).min
+    assert np.isnan(Permutation(3).act(p, jnp.ones((2, 3)))[:, 1]).all()
+    assert np.isnan(Permutation(3).act(jnp.array([0, -4, 1]), jnp.ones(3))[1])
+    assert Permutation(3).act(jnp.array([0, -1, 1]), jnp.arange(3.0))[1] == 2  # as in NumPy
+    for dtype, value in ((jnp.int32, np.iinfo(np.int32).min), (jnp.uint8, 255), (jnp.bool_, True)):
+        assert Permutation(3).act(p, jnp.zeros(3, dtype))[1] == value
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        GeneralLinear(3),
+        Stabiliser(GeneralLinear(3)),
+        Wreath(Product(GeneralLinear(2), Orthogonal(2)), Permutation(2)),
+        Permutation(3),
+    ],
+    ids=str,
+)
+def test_an_element_with_its_inverse_is_the_same_element(group, key, x64):
+    g, h = (group.with_inverse(group.sample(k)) for k in jax.random.split(key))
+    plain, other = groups.without_inverse(g), groups.without_inverse(h)
+    slots, shape = last_action(group)
+    x = jax.random.normal(jax.random.key(7), shape)
+
+    def close(actual, expected):
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+
+    for dual in (False, True):
+        slots = gs.representations(group)[-1].slots(group, dual=dual, offset=0)
+        close(group.act_slots(g, x, slots), group.act_slots(plain, x, slots))
+        close(group.act_slots(group.inverse(g), group.act_slots(g, x, slots), slots), x)
+        both = group.act_slots(group.compose(plain, other), x, slots)
+        for a, b in ((g, h), (plain, h), (g, other)):
+            close(group.act_slots(group.compose(a, b), x, slots), both)
+    assert group.contains(g, 1e-9)
+    again = group.with_inverse(g)
+    assert jax.tree.structure(again) == jax.tree.structure(g)
+    if isinstance(group, GeneralLinear):
+        assert "lu" not in str(jax.make_jaxpr(lambda y: group.act(g, y, exponent=-1))(x))
+        close(
+            group.exp(group.log(group.with_inverse(group.exp(0.1 * x[None] * x[:, None])))),
+            group.exp(0.1 * x[None] * x[:, None]),
+        )
+        assert not group.contains(groups.WithInverse(g.matrix, g.matrix))
+        with pytest.raises(ValueError, match=r"GL\(3\): an element has shapes \(3, 3\), got WithInverse"):
+            group.act(groups.WithInverse(g.matrix, g.inverse[:2]), x)
 
 
 @pytest.mark.parametrize("group", SOME, ids=str)
@@ -379,7 +423,7 @@ def test_elements_and_vectors_of_the_wrong_shape_are_refused(key):
     with pytest.raises(ValueError, match=r"S\(4\): an element has shapes \(4,\), got \(3,\)"):
         Permutation(4).act(jnp.arange(3), jnp.ones(4))
     stack = jax.vmap(GeneralLinear(2).sample)(jax.random.split(key, 5))
-    with pytest.raises(ValueError, match=r"got \(5, 2, 2\); use vmap for a stack"):
+    with pytest.raises(ValueError, match=r"got \(5, 2, 2\); use jax.vmap for many"):
         GeneralLinear(2).act(stack, jnp.ones(2))
     with pytest.raises(ValueError, match=r"O\(3\): an algebra vector has shapes \(3,\), got \(3, 3\)"):
         Orthogonal(3).tangent(jnp.ones((3, 3)), jnp.ones(3))
