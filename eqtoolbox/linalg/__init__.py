@@ -5,10 +5,10 @@ densities, stochastic traces with standard errors, per-example gradients, numeri
 streaming moments.
 """
 
-from ._eigenpairs import EigenInfo, Eigenpairs, top_eigenpairs
-from ._estimate import Estimate
-from ._lanczos import Ritz, lanczos
-from ._moments import (
+from eqtoolbox.linalg._eigenpairs import EigenInfo, Eigenpairs, top_eigenpairs
+from eqtoolbox.linalg._estimate import Estimate
+from eqtoolbox.linalg._lanczos import Ritz, lanczos
+from eqtoolbox.linalg._moments import (
     Moments,
     moments_covariance,
     moments_estimate,
@@ -21,8 +21,8 @@ from ._moments import (
     moments_update_batch,
     moments_variance,
 )
-from ._operators import ggn_fn, ggn_vp, hvp, hvp_fn, to_dense
-from ._per_example import (
+from eqtoolbox.linalg._operators import ggn_fn, ggn_vp, hvp, hvp_fn, to_dense
+from eqtoolbox.linalg._per_example import (
     fisher_vp,
     gradient_covariance_vp,
     per_example_grads,
@@ -30,10 +30,10 @@ from ._per_example import (
     per_example_vdot,
     weighted_grad,
 )
-from ._rank import Rank, numerical_rank, operator_rank, rank_from_singular_values
-from ._spectrum import Spectrum, density_at, slq_trace, spectral_density
-from ._trace import hutchinson_diagonal, hutchinson_trace, hutchpp_trace
-from ._tree import (
+from eqtoolbox.linalg._rank import Rank, numerical_rank, operator_rank, rank_from_singular_values
+from eqtoolbox.linalg._spectrum import Spectrum, density_at, slq_trace, spectral_density
+from eqtoolbox.linalg._trace import hutchinson_diagonal, hutchinson_trace, hutchpp_trace
+from eqtoolbox.linalg._tree import (
     basis,
     orthonormalize,
     random_like,

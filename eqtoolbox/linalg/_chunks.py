@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Key
 
-from ._checks import check_integer, leading_size
+from eqtoolbox.linalg._checks import check_integer, leading_size
 
 
 def _chunk_size(n: int, batch_size: int | None) -> int:

@@ -18,10 +18,17 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Key, PyTree
 
-from ._checks import check_choice, check_integer, check_real
-from ._krylov import Krylov, draw_start, extend_krylov, matmul, ritz_pairs, start_krylov
-from ._operators import MatVec, flat_matvec
-from ._tree import abstract_working, coarsest_eps, flat_dtype, tree_norm, tree_size, unravel_stack
+from eqtoolbox.linalg._checks import check_choice, check_integer, check_real
+from eqtoolbox.linalg._krylov import Krylov, draw_start, extend_krylov, matmul, ritz_pairs, start_krylov
+from eqtoolbox.linalg._operators import MatVec, flat_matvec
+from eqtoolbox.linalg._tree import (
+    abstract_working,
+    coarsest_eps,
+    flat_dtype,
+    tree_norm,
+    tree_size,
+    unravel_stack,
+)
 
 _ORDERS = {"largest": lambda v: -v, "smallest": lambda v: v, "magnitude": lambda v: -jnp.abs(v)}
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int, Key
 
-from ._tree import tree_norm
+from eqtoolbox.linalg._tree import tree_norm
 
 
 class Krylov(NamedTuple):

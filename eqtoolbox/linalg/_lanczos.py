@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, Key, PyTree
 
-from ._checks import check_integer, check_like, check_real
-from ._krylov import draw_start, extend_krylov, matmul, normalize, ritz_pairs, start_krylov
-from ._operators import MatVec, flat_matvec
-from ._tree import abstract_working, flat_dtype, ravel, tree_size, unravel_stack
+from eqtoolbox.linalg._checks import check_integer, check_like, check_real
+from eqtoolbox.linalg._krylov import draw_start, extend_krylov, matmul, normalize, ritz_pairs, start_krylov
+from eqtoolbox.linalg._operators import MatVec, flat_matvec
+from eqtoolbox.linalg._tree import abstract_working, flat_dtype, ravel, tree_size, unravel_stack
 
 
 class Ritz(NamedTuple):

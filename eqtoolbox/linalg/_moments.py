@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int, PyTree
 
-from ._checks import check_integer, check_like, leading_size, name_leaf
-from ._estimate import Estimate
-from ._tree import ravel, ravel_stack, to_working, tree_size
+from eqtoolbox.linalg._checks import check_integer, check_like, leading_size, name_leaf
+from eqtoolbox.linalg._estimate import Estimate
+from eqtoolbox.linalg._tree import ravel, ravel_stack, to_working, tree_size
 
 
 class Moments(NamedTuple):

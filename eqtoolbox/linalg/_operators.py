@@ -22,9 +22,9 @@ from jax import Array
 from jax.tree_util import Partial
 from jaxtyping import Float, PyTree
 
-from ._checks import check_like, check_real
-from ._chunks import map_chunks
-from ._tree import ravel, tree_size, unravel_stack
+from eqtoolbox.linalg._checks import check_like, check_real
+from eqtoolbox.linalg._chunks import map_chunks
+from eqtoolbox.linalg._tree import ravel, tree_size, unravel_stack
 
 MatVec = Callable[[PyTree], PyTree]
 

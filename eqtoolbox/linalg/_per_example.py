@@ -25,10 +25,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PyTree
 
-from ._checks import check_real, leading_size
-from ._chunks import fold_chunks, map_chunks
-from ._operators import as_tangent
-from ._tree import working_dtype
+from eqtoolbox.linalg._checks import check_real, leading_size
+from eqtoolbox.linalg._chunks import fold_chunks, map_chunks
+from eqtoolbox.linalg._operators import as_tangent
+from eqtoolbox.linalg._tree import working_dtype
 
 BatchLoss = Callable[[PyTree, Any], Array]
 

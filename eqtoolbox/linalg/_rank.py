@@ -20,9 +20,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, PyTree, Shaped
 
-from ._checks import check_real, leading_size, name_leaf
-from ._operators import MatVec, to_dense
-from ._tree import coarsest_eps, ravel_stack
+from eqtoolbox.linalg._checks import check_real, leading_size, name_leaf
+from eqtoolbox.linalg._operators import MatVec, to_dense
+from eqtoolbox.linalg._tree import coarsest_eps, ravel_stack
 
 
 class Rank(NamedTuple):

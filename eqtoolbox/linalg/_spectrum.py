@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key, PyTree
 
-from ._checks import check_choice, check_integer, check_real
-from ._chunks import map_draws
-from ._estimate import Estimate, estimate_mean
-from ._krylov import extend_krylov, normalize, ritz_pairs, start_krylov
-from ._operators import MatVec, flat_matvec
-from ._tree import DISTRIBUTIONS, draw_flat, flat_dtype, tree_norm, tree_size
+from eqtoolbox.linalg._checks import check_choice, check_integer, check_real
+from eqtoolbox.linalg._chunks import map_draws
+from eqtoolbox.linalg._estimate import Estimate, estimate_mean
+from eqtoolbox.linalg._krylov import extend_krylov, normalize, ritz_pairs, start_krylov
+from eqtoolbox.linalg._operators import MatVec, flat_matvec
+from eqtoolbox.linalg._tree import DISTRIBUTIONS, draw_flat, flat_dtype, tree_norm, tree_size
 
 
 class Spectrum(NamedTuple):

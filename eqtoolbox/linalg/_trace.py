@@ -17,13 +17,20 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Key, PyTree
 
-from ._checks import check_choice, check_integer, check_real
-from ._chunks import fold_chunks, map_chunks, map_draws
-from ._estimate import Estimate, estimate_mean
-from ._krylov import matmul, project_out
-from ._moments import moments_estimate, moments_init, moments_update_batch
-from ._operators import MatVec, flat_matvec
-from ._tree import DISTRIBUTIONS, abstract_working, draw_flat, flat_dtype, tree_size, unravel_stack
+from eqtoolbox.linalg._checks import check_choice, check_integer, check_real
+from eqtoolbox.linalg._chunks import fold_chunks, map_chunks, map_draws
+from eqtoolbox.linalg._estimate import Estimate, estimate_mean
+from eqtoolbox.linalg._krylov import matmul, project_out
+from eqtoolbox.linalg._moments import moments_estimate, moments_init, moments_update_batch
+from eqtoolbox.linalg._operators import MatVec, flat_matvec
+from eqtoolbox.linalg._tree import (
+    DISTRIBUTIONS,
+    abstract_working,
+    draw_flat,
+    flat_dtype,
+    tree_size,
+    unravel_stack,
+)
 
 
 def _check(like: PyTree, samples: int, distribution: str, low: int = 2) -> int:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import DTypeLike, Float, Key, PyTree
 
-from ._checks import check_choice, check_integer, check_like, check_real, leading_size
+from eqtoolbox.linalg._checks import check_choice, check_integer, check_like, check_real, leading_size
 
 DISTRIBUTIONS = ("rademacher", "normal", "sphere")
 
