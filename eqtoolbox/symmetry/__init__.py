@@ -23,7 +23,7 @@ from eqtoolbox.symmetry._labels import parse as parse_label
 from eqtoolbox.symmetry._layout import Factor
 from eqtoolbox.symmetry._orbits import Split, SplitInfo, generator_matrix, orbit_dimension, split
 from eqtoolbox.symmetry._rotations import inverse_rotation_to, rotation, rotation_to, spherical_angles
-from eqtoolbox.symmetry._symmetry import Symmetry
+from eqtoolbox.symmetry._symmetry import Symmetry, check_symmetry
 from eqtoolbox.symmetry._transforms import elements, lie_derivative, sample_orbit, symmetrize
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "SplitInfo",
     "Symmetry",
     "batch_cocycle",
+    "check_symmetry",
     "data_dependent_error",
     "definition_errors",
     "distribution_error",

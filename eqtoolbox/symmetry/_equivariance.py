@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from eqtoolbox.symmetry._symmetry import Symmetry
+from eqtoolbox.symmetry._symmetry import Symmetry, check_symmetry
 
 
 def _unchanged(outputs: Any, lam: Any) -> Any:
@@ -58,8 +58,9 @@ class Equivariance:
         """A symmetry with λ an algebra vector: H(θ, λ) = act(exp λ, θ).
 
         Raises:
-          TypeError: the symmetry is discrete.
+          TypeError: it is not a ``Symmetry``, or discrete.
         """
+        check_symmetry(sym, "Equivariance.of")
         return cls(
             act=lambda params, lam: sym.act(sym.exp(lam), params),
             act_inverse=lambda params, lam: sym.act(sym.inverse(sym.exp(lam)), params),

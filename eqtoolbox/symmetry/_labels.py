@@ -116,8 +116,11 @@ def parse(text: str) -> LeafLabel:
       The label; ``str`` of it gives the canonical spelling.
 
     Raises:
+      TypeError: it is not a string.
       ValueError: the text is not in the grammar; the message points at the place.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"a label must be a string, got {text!r}")
     axes: list[AxisLabel | None] = []
     whole: list[Atom] = []
     group: list[list[Atom]] | None = None  # the segments of an open parenthesis

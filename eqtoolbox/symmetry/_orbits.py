@@ -12,7 +12,7 @@ from jax import Array
 
 from eqtoolbox.linalg import Rank, basis, numerical_rank, ravel_stack, tree_norm, tree_vdot
 from eqtoolbox.symmetry._paths import common_dtype, moving_leaves, replace_moving
-from eqtoolbox.symmetry._symmetry import Params, Symmetry, Vector
+from eqtoolbox.symmetry._symmetry import Params, Symmetry, Vector, check_symmetry
 
 #: Largest number of entries of the matrix of generators that is formed.
 DENSE_LIMIT = 2**28
@@ -31,9 +31,10 @@ def generator_matrix(sym: Symmetry, params: Params, batch_size: int = 64) -> Arr
       an algebra vector.
 
     Raises:
-      TypeError: the symmetry is discrete.
+      TypeError: ``sym`` is no symmetry, or discrete.
       ValueError: the matrix would have more than ``DENSE_LIMIT`` entries.
     """
+    check_symmetry(sym, "generator_matrix")
     zero = sym.zero_algebra()
     entries = sym.dimension * optax.tree.size(params)
     if entries > DENSE_LIMIT:
@@ -57,8 +58,10 @@ def orbit_dimension(sym: Symmetry, params: Params, *, full: bool = False) -> int
       full: return the ``linalg.Rank`` with the singular values and their gap.
 
     Raises:
+      TypeError: ``sym`` is no symmetry.
       ValueError: as for ``generator_matrix``.
     """
+    check_symmetry(sym, "orbit_dimension")
     size = optax.tree.size(params)
     matrix = np.zeros((0, size)) if sym.is_discrete else np.asarray(generator_matrix(sym, params))
     rank = numerical_rank(matrix)
@@ -119,9 +122,10 @@ def split(
       The split and how it was reached.
 
     Raises:
-      TypeError: the symmetry is discrete.
+      TypeError: ``sym`` is no symmetry, or discrete.
       ValueError: ``vector`` has other leaves or shapes than ``params``.
     """
+    check_symmetry(sym, "split")
     forward, transpose = sym.tangent_map(params)
     if tolerance is None:
         tolerance = 1e-12 if common_dtype(params) == jnp.float64 else 1e-5

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -155,12 +155,16 @@ class Symmetry:
           groups: as for ``Symmetry``.
 
         Raises:
+          TypeError: a rule is not a pair of strings, or as for ``Symmetry``.
           ValueError: a rule matches no leaf, or as for ``Symmetry``; the labels are checked against the
             shapes.
         """
         paths, _, _ = flatten(params)
         names = [(path, path.removesuffix("/value")) for path in paths]
         axes: dict[str, str] = {}
+        for rule in rules:
+            if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str)):
+                raise TypeError(f"a rule must be a pair (pattern, label) of strings, got {rule!r}")
         for pair in names:
             for pattern, label in rules:
                 matched = [name for name in pair if fnmatch.fnmatchcase(name, pattern)]
@@ -291,6 +295,21 @@ class Symmetry:
         """The inverse element."""
         self._check_element(g)
         return {f.key: f.group.inverse(g[f.key]) for f in self.factors}
+
+    def with_inverse(self, g: Element) -> Element:
+        """The same element with the inverses of its matrices: for acting with it many times.
+
+        GL's inverse transpose (``h*``) then acts by a product instead of a solve, at the speed of its matmuls,
+        and ``inverse`` is free. Accepted wherever an element is.
+
+        Args:
+          g: an element.
+
+        Returns:
+          The element; in the place of each matrix of GL a pair (matrix, inverse).
+        """
+        self._check_element(g)
+        return {f.key: f.group.with_inverse(g[f.key]) for f in self.factors}
 
     def contains(self, g: Element, tolerance: float = 1e-5) -> Array:
         """Whether ``g`` is an element, up to ``tolerance``: a boolean scalar (usable under ``jit``)."""
@@ -428,6 +447,8 @@ class Symmetry:
         for key, group in groups.items():
             if key not in own:
                 raise ValueError(f"no group acts on {key!r}; there are {', '.join(map(repr, own))}")
+            if not isinstance(group, Group):
+                raise TypeError(f"the group of {key!r} must be a group, got {group!r}")
             if group.sizes != own[key].sizes:
                 raise ValueError(f"{group} acts on sizes {group.sizes}, but {own[key]} on {own[key].sizes}")
         return Symmetry(dict(self.labels), {**own, **groups})
@@ -452,6 +473,8 @@ class Symmetry:
 
     def at(self, prefix: str) -> Symmetry:
         """The same symmetry of a tree that holds the parameters under ``prefix``, as in ``"params/encoder"``."""
+        if not isinstance(prefix, str):
+            raise TypeError(f"the prefix must be a path such as 'params/encoder', got {prefix!r}")
         return Symmetry({join(prefix, path): label for path, label in self.labels}, self.groups)
 
     def product(self, *others: Symmetry) -> Symmetry:
@@ -462,6 +485,7 @@ class Symmetry:
         """
         result = self
         for other in others:
+            check_symmetry(other, "a product")
             labels, groups = dict(result.labels), result.groups
             for key in other.groups:
                 if key in groups:
@@ -507,7 +531,7 @@ class Symmetry:
         """Checks that ``g`` has the keys and array shapes of one element."""
         self._check_keys(g)
         for f in self.factors:
-            _check_like(f, "an element", f.group.identity, g[f.key])
+            _named(f, f.group.check_element, g[f.key])
 
     def _continuous(self) -> tuple[Factor, ...]:
         factors = tuple(f for f in self.factors if f.group.dimension)
@@ -528,7 +552,7 @@ class Symmetry:
                 f"an algebra vector of this symmetry has the keys {list(factors)}, got {sorted(unknown)}"
             )
         for key, vector in xi.items():
-            _check_like(factors[key], "an algebra vector", factors[key].group.algebra_zero, vector)
+            _named(factors[key], factors[key].group.check_vector, vector)
 
     def _map(self, params: Params, act: Callable[..., Array], *, dual: bool = False) -> Params:
         """Applies ``act(factor, block, slots)`` for each factor in turn to each labelled leaf."""
@@ -555,7 +579,10 @@ class Symmetry:
                     f"leaf {path!r} with label {str(label)!r} is masked out (optax.MaskedNode): a symmetry needs "
                     "every leaf of its labels, so mask or partition whole orbits together"
                 )
-            x = jnp.asarray(leaves[i])
+            try:
+                x = jnp.asarray(leaves[i])
+            except TypeError as error:
+                raise TypeError(f"leaf {path!r} must be an array, got {leaves[i]!r}") from error
             plan = self._plan(path, label, x.shape, dual)
             if plan.real is not None and not is_inexact(x):
                 raise TypeError(
@@ -579,22 +606,22 @@ class Symmetry:
         return self._plans[key]
 
 
-@lru_cache(maxsize=4096)
-def _shapes(make: Callable[[], Any]) -> tuple[Any, list[tuple[int, ...]]]:
-    leaves, treedef = jax.tree.flatten(jax.eval_shape(make))
-    return treedef, [leaf.shape for leaf in leaves]
+def check_symmetry(sym: Any, what: str) -> None:
+    """Checks that ``sym`` is a symmetry.
+
+    Raises:
+      TypeError: it is not; says what needs one.
+    """
+    if not isinstance(sym, Symmetry):
+        raise TypeError(f"{what} needs an eqtoolbox.Symmetry, got {sym!r}")
 
 
-def _check_like(factor: Factor, what: str, make: Callable[[], Any], value: Any) -> None:
-    """Checks that ``value`` has the structure and array shapes of what ``make`` makes."""
-    treedef, shapes = _shapes(make)
-    leaves, other = jax.tree.flatten(value)
-    got = [jnp.shape(leaf) for leaf in leaves]
-    if other != treedef or got != shapes:
-        raise ValueError(
-            f"{what} of {factor.group} on {factor.key!r} has the shapes {jax.tree.unflatten(treedef, shapes)}, "
-            f"got {jax.tree.unflatten(other, got)}; use jax.vmap for many"
-        )
+def _named(factor: Factor, check: Callable[[Any], None], value: Any) -> None:
+    """Calls ``check`` and names the space in its error."""
+    try:
+        check(value)
+    except ValueError as error:
+        raise ValueError(f"on {factor.key!r}: {error}") from None
 
 
 def _natural(text: str) -> list:

@@ -14,7 +14,7 @@ from eqtoolbox.groups import Product
 from eqtoolbox.linalg import Estimate, moments_estimate, moments_init, moments_update
 from eqtoolbox.symmetry._paths import is_inexact
 from eqtoolbox.symmetry._print import count_text
-from eqtoolbox.symmetry._symmetry import Params, Symmetry, Vector
+from eqtoolbox.symmetry._symmetry import Params, Symmetry, Vector, check_symmetry
 
 #: Finite groups up to this order are averaged over exactly.
 EXACT_LIMIT = 50_000
@@ -31,7 +31,14 @@ def sample_orbit(sym: Symmetry, params: Params, count: int, *, key: Array) -> Pa
 
     Returns:
       A pytree like ``params`` with a leading axis of length ``count``.
+
+    Raises:
+      TypeError: ``sym`` is no symmetry.
+      ValueError: ``count`` is not a positive integer.
     """
+    check_symmetry(sym, "sample_orbit")
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+        raise ValueError(f"sample_orbit: `count` must be a positive integer, got {count!r}")
     return jax.vmap(lambda k: sym.act(sym.sample(k), params))(jax.random.split(key, count))
 
 
@@ -48,8 +55,9 @@ def lie_derivative(sym: Symmetry, f: Callable[[Params], Any], params: Params, xi
       A pytree like f(θ).
 
     Raises:
-      TypeError: the symmetry is discrete.
+      TypeError: ``sym`` is no symmetry, or discrete.
     """
+    check_symmetry(sym, "lie_derivative")
 
     def tangent(leaf: Any, direction: Any) -> Any:
         return direction if is_inexact(leaf) else np.zeros(jnp.shape(leaf), jax.dtypes.float0)
@@ -62,8 +70,10 @@ def elements(sym: Symmetry) -> Any:
     """Every element of a finite symmetry, stacked along a leading axis.
 
     Raises:
+      TypeError: ``sym`` is no symmetry.
       ValueError: the group is infinite or has more than ``EXACT_LIMIT`` elements.
     """
+    check_symmetry(sym, "elements")
     if sym.order is None or sym.order > EXACT_LIMIT:
         raise ValueError(
             f"the symmetry has {count_text(sym.order)} elements, more than {EXACT_LIMIT}: sample it instead"
@@ -99,9 +109,10 @@ def symmetrize(
       error of an exact average is 0.
 
     Raises:
-      TypeError: the symmetry is not compact, so it has no invariant distribution.
+      TypeError: ``sym`` is no symmetry, or not compact, so that it has no invariant distribution.
       ValueError: it is too large to enumerate and ``samples`` or ``key`` is missing.
     """
+    check_symmetry(sym, "symmetrize")
     if not sym.is_compact:
         raise TypeError(
             "only a compact symmetry has an invariant average; average over its maximal compact subgroup, "

@@ -12,7 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from symmetry_strategies import SPACES, dense_act, leaves, trees
 
-from eqtoolbox import Symmetry, groups
+from eqtoolbox import (
+    Equivariance,
+    Symmetry,
+    groups,
+    lie_derivative,
+    orbit_dimension,
+    sample_orbit,
+    split,
+    symmetrize,
+    testing,
+)
 from eqtoolbox.groups import (
     Affine,
     GeneralLinear,
@@ -28,7 +38,7 @@ from eqtoolbox.groups import (
     Trivial,
     Wreath,
 )
-from eqtoolbox.symmetry import parse_label
+from eqtoolbox.symmetry import elements, generator_matrix, parse_label
 
 MLP = {"Dense_0": {"kernel": "_ h", "bias": "h"}, "Dense_1": {"kernel": "h* _", "bias": "_"}}
 
@@ -501,7 +511,7 @@ def test_named_fixed_axes_must_agree():
         ({}, r"has the keys \['h'\], got \[\]"),
         ({"h": jnp.eye(7), "k": 1}, r"has the keys \['h'\], got \['h', 'k'\]"),
         (jnp.eye(7), r"has the keys \['h'\], got ArrayImpl"),
-        ({"h": jnp.eye(6)}, r"an element of GL\(7\) on 'h' has the shapes \(7, 7\), got \(6, 6\)"),
+        ({"h": jnp.eye(6)}, r"on 'h': GL\(7\): an element has shapes \(7, 7\), got \(6, 6\)"),
         ({"h": jnp.ones((5, 7, 7))}, r"got \(5, 7, 7\); use jax.vmap for many"),
         ({"h": (jnp.eye(7),)}, r"got \(\(7, 7\),\)"),
     ],
@@ -521,6 +531,65 @@ def test_an_element_of_another_symmetry_is_refused(element, message):
             call()
 
 
+def test_an_element_with_its_inverse_acts_without_a_solve(x64):
+    sym, params = Symmetry(MLP, {"h": GeneralLinear(7)}), mlp_params()
+    g = sym.sample(jax.random.key(0))
+    pair = sym.with_inverse(g)
+    close(sym.act(pair, params), sym.act(g, params))
+    close(sym.act_dual(pair, params), sym.act_dual(g, params))
+    close(sym.act(sym.inverse(pair), sym.act(pair, params)), params)
+    assert "lu" in str(jax.make_jaxpr(sym.act)(g, params))
+    assert "lu" not in str(jax.make_jaxpr(sym.act)(pair, params))
+    with pytest.raises(ValueError, match=r"has the keys \['h'\], got \[\]"):
+        sym.with_inverse({})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Equivariance.of("sym"), "Equivariance.of needs an eqtoolbox.Symmetry, got 'sym'"),
+        (lambda: TWO.product(3), "a product needs an eqtoolbox.Symmetry, got 3"),
+        (lambda: orbit_dimension(3, {}), "orbit_dimension needs an eqtoolbox.Symmetry"),
+        (lambda: generator_matrix(3, {}), "generator_matrix needs"),
+        (lambda: split(3, {}, {}), "split needs"),
+        (lambda: symmetrize(3, len), "symmetrize needs"),
+        (lambda: lie_derivative(3, len, {}, {}), "lie_derivative needs"),
+        (lambda: sample_orbit(3, {}, 2, key=None), "sample_orbit needs"),
+        (lambda: elements(3), "elements needs"),
+        (lambda: testing.assert_invariant(3, len, {}, key=None), "the check of invariance needs"),
+        (lambda: testing.assert_group_action(3, {}, key=None), "the check of a group action needs"),
+        (
+            lambda: testing.assert_optimizer_equivariant(3, None, {}, key=None),
+            "the check of an optimizer needs",
+        ),
+        (
+            lambda: testing.assert_optimizer_equivariant(TWO, 3, {}, key=None),
+            "an optax transformation, got 3",
+        ),
+        (lambda: TWO.subgroup({"a": 3}), "the group of 'a' must be a group, got 3"),
+        (lambda: TWO.at(3), "the prefix must be a path such as 'params/encoder', got 3"),
+        (lambda: parse_label(3), "a label must be a string, got 3"),
+        (
+            lambda: Symmetry.from_rules({}, [("a",)], {}),
+            r"a rule must be a pair \(pattern, label\) .* got \('a',\)",
+        ),
+        (
+            lambda: TWO.act(TWO.identity(), {**dict.fromkeys(TWO_SHAPES, 1.0), "b1": "x"}),
+            "leaf 'b1' must be an array",
+        ),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_refused_by_name(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.0, True])
+def test_an_orbit_has_a_positive_number_of_samples(count):
+    with pytest.raises(ValueError, match="`count` must be a positive integer"):
+        sample_orbit(TWO, {}, count, key=jax.random.key(0))
+
+
 def test_membership_is_a_question_not_an_error():
     sym = Symmetry(MLP, {"h": Orthogonal(7)})
     assert bool(sym.contains(sym.sample(jax.random.key(0))))
@@ -535,7 +604,7 @@ def test_a_wrong_algebra_vector_is_refused():
     for xi, message in (
         ({"k": jnp.zeros(0)}, r"has the keys \['h'\], got \['k'\]"),
         (jnp.zeros((3, 3)), r"has the keys \['h'\], got \['ArrayImpl'\]"),
-        ({"h": jnp.zeros((2, 2))}, r"algebra vector of GL\(3\) on 'h' has the shapes \(3, 3\), got \(2, 2\)"),
+        ({"h": jnp.zeros((2, 2))}, r"on 'h': GL\(3\): an algebra vector has shapes \(3, 3\), got \(2, 2\)"),
     ):
         for call in (sym.exp, lambda v: sym.generator(v, params)):
             with pytest.raises(ValueError, match=message):
