@@ -26,7 +26,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from eqtoolbox.symmetry import Equivariance, Symmetry
+from eqtoolbox.symmetry import Equivariance, Symmetry, check_symmetry
 
 Params = Any
 
@@ -107,8 +107,10 @@ def invariance_errors(
       factor alone, keyed by its spaces.
 
     Raises:
+      TypeError: ``sym`` is no symmetry.
       ValueError: ``samples`` is less than 1.
     """
+    check_symmetry(sym, "the check of invariance")
     _check_samples(samples)
 
     @jax.jit
@@ -156,21 +158,14 @@ def assert_invariant(
     Raises:
       AssertionError: the outputs change; says by how much, where, and under which spaces.
     """
-    errors = invariance_errors(sym, apply, params, *inputs, key=key, samples=samples)
-    rtol = _tolerance(params) if rtol is None else rtol
-    if not errors[""].error <= rtol:
-        raise AssertionError(
-            f"not invariant: the outputs change by {errors['']}, more than {rtol:.0e}, under random elements.\n"
-            + _by_space(errors)
-        )
-    if float64 and _precision(params) != "float64":
-        _recheck(
-            lambda p, i: invariance_errors(sym, apply, p, *i, key=key, samples=samples),
-            params,
-            inputs,
-            errors,
-        )
-    return errors[""].error
+
+    def measure(params: Params, inputs: Any) -> dict[str, Discrepancy]:
+        return invariance_errors(sym, apply, params, *inputs, key=key, samples=samples)
+
+    def failure(part: str, found: str, errors: dict[str, Discrepancy]) -> str:
+        return f"not invariant: the outputs change by {found}, under random elements.\n{_by_space(errors)}"
+
+    return _judge(measure, params, inputs, rtol, float64, failure)
 
 
 def assert_group_action(
@@ -198,17 +193,18 @@ def assert_group_action(
     Raises:
       AssertionError: an axiom fails; names it, and says by how much and where.
     """
-    errors = _action_errors(sym, params, key, samples)
-    rtol = _tolerance(params) if rtol is None else rtol
-    for axiom, found in errors.items():
-        if not found.error <= rtol:
-            raise AssertionError(f"not a group action: {axiom} fails with {found}, more than {rtol:.0e}")
-    if float64 and _precision(params) != "float64":
-        _recheck(lambda p, _: _action_errors(sym, p, key, samples), params, (), errors)
-    return max(e.error for e in errors.values())
+
+    def measure(params: Params, _: Any) -> dict[str, Discrepancy]:
+        return _action_errors(sym, params, key, samples)
+
+    def failure(axiom: str, found: str, errors: dict[str, Discrepancy]) -> str:
+        return f"not a group action: {axiom} fails with {found}"
+
+    return _judge(measure, params, (), rtol, float64, failure)
 
 
 def _action_errors(sym: Symmetry, params: Params, key: Array, samples: int) -> dict[str, Discrepancy]:
+    check_symmetry(sym, "the check of a group action")
     _check_samples(samples)
     act, compose, inverse = jax.jit(sym.act), jax.jit(sym.compose), jax.jit(sym.inverse)
     errors: dict[str, Discrepancy] = {}
@@ -261,7 +257,6 @@ def assert_equivariant(
     Raises:
       AssertionError: says which of the equations fails, by how much and where.
     """
-    rtol = _tolerance(params) if rtol is None else rtol
 
     def measure(params: Params, lam: Any) -> dict[str, Discrepancy]:
         moved, outputs = eq.act(params, lam), model(params)
@@ -273,13 +268,10 @@ def assert_equivariant(
             errors["G⁻¹(G(y, λ), λ) = y"] = discrepancy(back, outputs)
         return errors
 
-    errors = measure(params, lam)
-    for equation, found in errors.items():
-        if not found.error <= rtol:
-            raise AssertionError(f"not equivariant: {equation} fails with {found}, more than {rtol:.0e}")
-    if float64 and _precision(params) != "float64":
-        _recheck(measure, params, lam, errors)
-    return max(e.error for e in errors.values())
+    def failure(equation: str, found: str, errors: dict[str, Discrepancy]) -> str:
+        return f"not equivariant: {equation} fails with {found}"
+
+    return _judge(measure, params, lam, rtol, float64, failure)
 
 
 def optimizer_equivariance_error(
@@ -304,7 +296,16 @@ def optimizer_equivariance_error(
 
     Returns:
       The discrepancy after the last step.
+
+    Raises:
+      TypeError: ``sym`` is no symmetry, or ``optimizer`` no optax transformation.
+      ValueError: ``steps`` is less than 1.
     """
+    check_symmetry(sym, "the check of an optimizer")
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"the check of an optimizer needs an optax transformation, got {optimizer!r}")
+    if steps < 1:
+        raise ValueError(f"the check of an optimizer needs at least one step, got steps={steps}")
     optimizer = optax.with_extra_args_support(optimizer)
     element_key, gradient_key = jax.random.split(jax.random.clone(key))
     g = sym.sample(element_key)
@@ -368,21 +369,15 @@ def assert_optimizer_equivariant(
     Raises:
       AssertionError: says by how much and where the two runs differ.
     """
-    rtol = _tolerance(params) if rtol is None else rtol
 
     def measure(params: Params, _: Any) -> dict[str, Discrepancy]:
         found = optimizer_equivariance_error(sym, optimizer, params, key=key, loss=loss, steps=steps)
         return {"": found}
 
-    errors = measure(params, ())
-    if not errors[""].error <= rtol:
-        raise AssertionError(
-            f"the optimizer is not equivariant: after {steps} steps the two runs differ by {errors['']}, "
-            f"more than {rtol:.0e}"
-        )
-    if float64 and _precision(params) != "float64":
-        _recheck(measure, params, (), errors)
-    return errors[""].error
+    def failure(part: str, found: str, errors: dict[str, Discrepancy]) -> str:
+        return f"the optimizer is not equivariant: after {steps} steps the two runs differ by {found}"
+
+    return _judge(measure, params, (), rtol, float64, failure)
 
 
 def accepted_extras(optimizer: optax.GradientTransformationExtraArgs, **extras: Any) -> dict[str, Any]:
@@ -418,8 +413,29 @@ def _precision(params: Params) -> str:
     return "float64"
 
 
-def _tolerance(params: Params) -> float:
-    return TOLERANCES[_precision(params)]
+def _judge(
+    measure: Callable[[Params, Any], dict[str, Discrepancy]],
+    params: Params,
+    data: Any,
+    rtol: float | None,
+    float64: bool,
+    failure: Callable[[str, str, dict[str, Discrepancy]], str],
+) -> float:
+    """The largest of the errors that ``measure(params, data)`` finds, if all of them are within tolerance.
+
+    ``failure(what, "relative error …, more than …", errors)`` says what it means that one is not.
+
+    Raises:
+      AssertionError: an error is too large, or does not shrink in float64.
+    """
+    precision, errors = _precision(params), measure(params, data)
+    rtol = TOLERANCES[precision] if rtol is None else rtol
+    for what, found in errors.items():
+        if not found.error <= rtol:
+            raise AssertionError(failure(what, f"{found}, more than {rtol:.0e}", errors))
+    if float64 and precision != "float64":
+        _recheck(measure, params, data, errors)
+    return max(found.error for found in errors.values())
 
 
 def _by_space(errors: dict[str, Discrepancy]) -> str:
