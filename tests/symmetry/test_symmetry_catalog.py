@@ -1,5 +1,7 @@
 """Every row and model of the catalogue: invariance, group axioms, generators, orbit dimension, wrong symmetries.
 
+The action is the same under vmap, pmap and shard_map.
+
 Elements are drawn with NumPy, independently of the library. What is compiled runs once, so it is compiled quickly.
 """
 
@@ -10,7 +12,9 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from catalog_tools import distance, elements, flat, output_change, quick_jit, repeated
+from catalog_tools import COUNT, distance, elements, flat, output_change, quick_jit, repeated
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from eqtoolbox.linalg import numerical_rank
 from eqtoolbox.symmetry import catalog, generator_matrix
@@ -41,6 +45,20 @@ def axiom_errors(symmetry, act, params):
     return errors, jax.device_get(moved)
 
 
+def devices_error(symmetry, params, moved):
+    """The largest difference between ``moved`` and the same members spread over devices, one on each."""
+    g, many = elements(symmetry, 1), repeated(params)
+    mesh = jax.make_mesh((COUNT,), ("member",), axis_types=(AxisType.Auto,), devices=jax.devices()[:COUNT])
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=P("member"), out_specs=P("member"))
+    def spread(g, many):
+        return jax.vmap(symmetry.act)(g, many)
+
+    sharded = quick_jit(spread)(g, many)
+    assert all(len(leaf.sharding.device_set) == COUNT for leaf in jax.tree.leaves(sharded))
+    return max(distance(sharded, moved), distance(jax.pmap(symmetry.act)(g, many), moved))
+
+
 def generator_error(symmetry, act, params):
     """The error of a random generator against finite differences of order four; the matrix of generators."""
     rng = np.random.default_rng(3)
@@ -66,6 +84,7 @@ def check(record):
     assert distance(moved, repeated(params)) > 1e-2, "the elements do not move the parameters"
     assert errors["unit"] <= 1e-15
     assert max(errors.values()) <= 1e-11, errors
+    assert devices_error(symmetry, params, moved) <= 1e-14, "pmap and shard_map"
 
     apply = quick_jit(jax.vmap(record.apply, (0, None)))
     worst = 0.0
