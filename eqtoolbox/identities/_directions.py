@@ -58,7 +58,7 @@ def stack(directions: Tree | None, lam: Tree, *, limit: int = ALL_LIMIT) -> tupl
         return basis(lam), False
     dtype = _float_dtype(lam)
     directions = _real(directions, dtype)
-    if isinstance(lam, Mapping) and isinstance(directions, Mapping):
+    if isinstance(lam, dict) and isinstance(directions, dict):
         directions = _complete(lam, directions, "directions", None)
     want, got = jax.tree.structure(lam), jax.tree.structure(directions)
     if want != got:

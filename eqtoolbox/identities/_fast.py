@@ -73,4 +73,4 @@ def hvp_along(
         covector = total(hvp(output_loss, at.outputs, w), both.g.turn(b, w, v))
         result = total(at.transpose(covector), result)
         residuals += [w_residual, b_residual]
-    return settle(result, both, at.params, at.outputs, jnp.max(jnp.stack(residuals)))
+    return settle(result, jnp.max(jnp.stack(residuals)), both.h, both.g)

@@ -72,5 +72,5 @@ def first_order(
         return Identity(lhs, rhs, {"Y": rhs}, residual, scale, jnp.maximum(u_residual, w_residual))
 
     result = _directions.over(one, stacked)
-    result = settle(result, both, at.params, at.outputs, result.solve_residual)
+    result = settle(result, result.solve_residual, both.h, both.g)
     return first(result) if single else result

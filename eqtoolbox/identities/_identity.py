@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from eqtoolbox.linalg import hvp_fn, random_like, tree_norm
+from eqtoolbox.linalg import tree_norm
 
 Tree = Any
 
@@ -70,16 +70,6 @@ def negative(tree: Tree) -> Tree:
 def zeros(tree: Tree) -> Tree:
     """Zeros like a tree."""
     return jax.tree.map(jnp.zeros_like, tree)
-
-
-def hessian_with_size(loss: Any, params: Tree) -> tuple[Any, Array]:
-    """The map v ↦ ∇²L(θ) v and an estimate of the Frobenius norm of ∇²L(θ).
-
-    E‖∇²L z‖² = ‖∇²L‖_F² for a random sign vector z; one z, always the same, gives the order of magnitude that
-    a relative residual needs.
-    """
-    product = hvp_fn(loss, params)
-    return product, tree_norm(product(random_like(jax.random.key(0), params, "rademacher")))
 
 
 def first(result: Identity) -> Identity:

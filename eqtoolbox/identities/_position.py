@@ -62,46 +62,63 @@ def evaluate(model: Callable[[Tree], Tree], output_loss: Callable[[Tree], Array]
 def sides(eq: Equivariance | Symmetry, params: Tree, outputs: Tree, lam: Tree | None) -> Sides:
     """H at θ and G at y, each by the cheapest way it allows."""
     point = _directions.point(eq, params, lam)
+    return Sides(point, params_side(eq, params, lam, point), outputs_side(eq, outputs, lam, point))
+
+
+def params_side(eq: Equivariance | Symmetry, params: Tree, lam: Tree | None, point: Tree) -> Side:
+    """H at θ; ``lam`` is what the caller gave and ``point`` what it means."""
     if isinstance(eq, Symmetry):
         if lam is None:
-            return Sides(point, generator_side(eq, params), still_side(outputs))
+            return generator_side(eq, params)
         eq = Equivariance.of(eq)
-    identity = lam is None
-    h = map_side("act", eq.act, eq.act_inverse, identity, params, point)
-    if eq.is_symmetry:
-        return Sides(point, h, still_side(outputs))
-    g = map_side("act_output", eq.act_output, eq.output_inverse, identity, outputs, point)
-    return Sides(point, h, g)
+    return map_side("H", eq.act, eq.act_inverse, lam is None, params, point)
 
 
-def settle(result: Tree, both: Sides, params: Tree, outputs: Tree, solve_residual: Array) -> Tree:
+def outputs_side(eq: Equivariance | Symmetry, outputs: Tree, lam: Tree | None, point: Tree) -> Side:
+    """G at y; ``lam`` is what the caller gave and ``point`` what it means."""
+    if isinstance(eq, Symmetry) or eq.is_symmetry:
+        return still_side(outputs)
+    return map_side("G", eq.act_output, eq.output_inverse, lam is None, outputs, point)
+
+
+def settle(result: Tree, solve_residual: Array, *used: Side) -> Tree:
     """``result`` where (θ, λ) is a good position; else a ``ValueError``, or NaN where arrays are traced.
 
     A position is refused where σ_min ≤ d ε σ_max for ∇_θH or ∇_yG, where a solve left a residual above √ε, or
     where the inverse map or the identity is off by more than √ε.
+
+    Args:
+      result: what was computed.
+      solve_residual: of all solves behind it.
+      *used: the sides it was computed with.
     """
     checks = []
-    for side, name, tree in ((both.h, "∇_θH", params), (both.g, "∇_yG", outputs)):
-        leaves = jax.tree.leaves(tree)
-        eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
+    for side in used:
+        eps, size = coarsest(side.at), sum(leaf.size for leaf in jax.tree.leaves(side.at))
+        x = {"H": "θ", "G": "y"}[side.name]
         if side.conditioning is not None:
-            floor = min(eps * sum(leaf.size for leaf in leaves), eps**0.5)
-            text = f"{name} must be invertible, with σ_min/σ_max above {floor:.1e}"
+            floor = min(eps * size, eps**0.5)
+            text = f"∇_{x}{side.name} must be invertible, with σ_min/σ_max above {floor:.1e}"
             checks.append((side.conditioning > floor, side.conditioning, text))
             worst = jnp.max(solve_residual)
             text = f"the linear solves must leave a relative residual below {eps**0.5:.1e}"
             checks.append((worst <= eps**0.5, worst, text))
         if side.defect is not None:
             text = (
-                f"the inverse map must undo {name[-1]} and the identity leave its argument alone, to a relative "
-                f"error of {eps**0.5:.1e}"
+                f"{side.name}⁻¹({side.name}({x}, λ), λ) = {x}, or {side.name}({x}, λ0) = {x} at the identity, must "
+                f"hold to a relative error of {eps**0.5:.1e}"
             )
             checks.append((side.defect <= eps**0.5, side.defect, text))
+    return require(result, [(p, v, f"not a good position (θ, λ): {t}") for p, v, t in checks])
+
+
+def require(result: Tree, checks: list[tuple[Array, Array, str]]) -> Tree:
+    """``result`` where all checks (passed, value, text) pass; else a ``ValueError``, or NaN where traced."""
     good, traced = jnp.bool_(True), False
     for passed, value, text in checks:
         try:
             if not bool(passed):
-                raise ValueError(f"not a good position (θ, λ): {text}, got {float(value):.1e}")
+                raise ValueError(f"{text}, got {float(value):.1e}")
         except jax.errors.ConcretizationTypeError:
             good, traced = good & passed, True
 
@@ -109,6 +126,11 @@ def settle(result: Tree, both: Sides, params: Tree, outputs: Tree, solve_residua
         return jnp.where(good, x, jnp.asarray(jnp.nan, x.dtype))
 
     return jax.tree.map(poison, result) if traced else result
+
+
+def coarsest(tree: Tree) -> float:
+    """The largest machine epsilon of the leaves."""
+    return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(tree))
 
 
 def real_arrays(tree: Tree, name: str) -> Tree:

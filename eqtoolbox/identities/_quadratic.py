@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from eqtoolbox.identities import _directions
-from eqtoolbox.identities._identity import Identity, hessian_with_size, relative, total
+from eqtoolbox.identities._hessian import hessian_images
+from eqtoolbox.identities._identity import Identity, relative, total
 from eqtoolbox.identities._position import evaluate, settle, sides
 from eqtoolbox.linalg import hvp_fn, stack_vdot, tree_norm
 from eqtoolbox.symmetry import Equivariance, Symmetry
@@ -58,15 +59,16 @@ def quadratic(
     at = evaluate(model, output_loss, params)
     both = sides(eq, at.params, at.outputs, lam)
     stacked, single = _directions.stack(directions, both.lam)
-    hessian, size = hessian_with_size(at.loss, at.params)
     output_hessian = hvp_fn(output_loss, at.outputs)
     a, a_residual = both.h.pull(at.gradient)
     b, b_residual = both.g.pull(at.slope)
     us, u_residual = _directions.over(both.h.direction, stacked)
     ws, w_residual = _directions.over(both.g.direction, stacked)
 
+    images, size = hessian_images(at.loss, at.params, us)
+
     def row(pair: Tree) -> tuple[Array, dict[str, Array]]:
-        v, u, w = pair
+        v, u, w, image = pair
         terms = {
             "A": stack_vdot(ws, output_hessian(w)),
             "B": -both.h.twist(a, v, stacked, us),
@@ -74,14 +76,15 @@ def quadratic(
             "D": both.g.twist(b, v, stacked, ws),
             "E": -stack_vdot(ws, both.g.bend(b, w)),
         }
-        return stack_vdot(us, hessian(u)), terms
+        return stack_vdot(us, image), terms
 
-    lhs, terms = _directions.over(row, (stacked, us, ws))
+    lhs, terms = _directions.over(row, (stacked, us, ws, images))
     terms = {name: (term + term.T) / 2 for name, term in terms.items()}
     rhs = total(*terms.values())
     lengths = jax.vmap(tree_norm)(us)
     scale = size * lengths[:, None] * lengths[None, :] + sum(jnp.abs(term) for term in terms.values())
     residual = jnp.max(relative(jnp.abs(lhs - rhs), scale), axis=1)
     solves = jnp.maximum(jnp.maximum(u_residual, w_residual), jnp.maximum(a_residual, b_residual))
-    result = settle(Identity(lhs, rhs, terms, residual, scale, solves), both, at.params, at.outputs, solves)
+    result = Identity(lhs, rhs, terms, residual, scale, solves)
+    result = settle(result, solves, both.h, both.g)
     return jax.tree.map(lambda x: x.reshape(()), result) if single else result

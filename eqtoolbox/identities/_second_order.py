@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from eqtoolbox.identities import _directions
-from eqtoolbox.identities._identity import Identity, first, hessian_with_size, identity, negative, zeros
+from eqtoolbox.identities._hessian import hessian_images
+from eqtoolbox.identities._identity import Identity, first, identity, negative, zeros
 from eqtoolbox.identities._position import evaluate, settle, sides
 from eqtoolbox.linalg import hvp_fn, tree_norm
 from eqtoolbox.symmetry import Equivariance, Symmetry
@@ -57,14 +58,15 @@ def second_order(
     at = evaluate(model, output_loss, params)
     both = sides(eq, at.params, at.outputs, lam)
     stacked, single = _directions.stack(directions, both.lam)
-    hessian, size = hessian_with_size(at.loss, at.params)
-    output_hessian = hvp_fn(output_loss, at.outputs)
+    us, u_residual = _directions.over(both.h.direction, stacked)
+    ws, w_residual = _directions.over(both.g.direction, stacked)
     a, a_residual = both.h.pull(at.gradient)
     b, b_residual = both.g.pull(at.slope)
+    images, size = hessian_images(at.loss, at.params, us)
+    output_hessian = hvp_fn(output_loss, at.outputs)
 
-    def one(v: Tree) -> Identity:
-        u, u_residual = both.h.direction(v)
-        w, w_residual = both.g.direction(v)
+    def one(row: Tree) -> Identity:
+        v, u, w, image, solves = row
         terms = {
             "A": lambda: at.transpose(output_hessian(w)),
             "B": lambda: negative(both.h.mixed(a, v)),
@@ -73,9 +75,9 @@ def second_order(
             "E": lambda: negative(at.transpose(both.g.bend(b, w))),
         }
         values = {k: zeros(at.params) if both.g.still and k in "ADE" else term() for k, term in terms.items()}
-        residual = jnp.max(jnp.stack([a_residual, b_residual, u_residual, w_residual]))
-        return identity(hessian(u), values, size * tree_norm(u), residual)
+        return identity(image, values, size * tree_norm(u), solves)
 
-    result = _directions.over(one, stacked)
-    result = settle(result, both, at.params, at.outputs, result.solve_residual)
+    solves = jnp.maximum(jnp.maximum(u_residual, w_residual), jnp.maximum(a_residual, b_residual))
+    result = _directions.over(one, (stacked, us, ws, images, solves))
+    result = settle(result, result.solve_residual, both.h, both.g)
     return first(result) if single else result

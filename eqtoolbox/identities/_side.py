@@ -28,6 +28,8 @@ class Side:
     """The map F(x, λ) at one point.
 
     Attributes:
+      name: "H" or "G", for messages.
+      at: the point x.
       direction: v -> ((∇_xF)⁻¹ ∇_λF v, residual of the solve): X v or Y v.
       pull: c -> (a = c (∇_xF)⁻¹, residual of the solve).
       mixed: (a, v) -> ∂_x ⟨a, ∂_λF v⟩.
@@ -40,6 +42,8 @@ class Side:
       defect: how far the inverse map or the identity is from being one, relative; None where there is neither.
     """
 
+    name: str
+    at: Tree
     direction: Callable[[Tree], tuple[Tree, Array]]
     pull: Callable[[Tree], tuple[Tree, Array]]
     mixed: Callable[[Tree, Tree], Tree]
@@ -65,7 +69,7 @@ def still_side(x: Tree) -> Side:
     def twist(a: Tree, v: Tree, stack: Tree, directions: Tree) -> Array:
         return jnp.zeros(jax.tree.leaves(stack)[0].shape[0], jnp.float32)
 
-    return Side(lambda v: exact(zeros(x)), exact, nothing, nothing, nothing, twist, True, None, None)
+    return Side("G", x, lambda v: exact(zeros(x)), exact, nothing, nothing, nothing, twist, True, None, None)
 
 
 def generator_side(sym: Symmetry, params: Tree) -> Side:
@@ -85,6 +89,8 @@ def generator_side(sym: Symmetry, params: Tree) -> Side:
         return stack_vdot(directions, mixed(a, v))
 
     return Side(
+        name="H",
+        at=params,
         direction=lambda v: exact(sym.generator(v, params)),
         pull=exact,
         mixed=mixed,
@@ -104,7 +110,7 @@ def map_side(name: str, function: Map, inverse: Map | None, at_identity: bool, x
     covectors by its transpose; else by a linear solve.
 
     Args:
-      name: of the function, for messages.
+      name: "H" or "G".
       function: F(x, λ).
       inverse: F⁻¹(x, λ), or None.
       at_identity: whether F(·, λ) is the identity.
@@ -121,7 +127,7 @@ def map_side(name: str, function: Map, inverse: Map | None, at_identity: bool, x
         pull: Any = exact
         conditioning, defect = None, _apart(moved, x, moved)
     elif inverse is not None:
-        g = _same(f"{name}'s inverse", inverse, x, lam)
+        g = _same(f"{name}⁻¹", inverse, x, lam)
         back, undo = jax.linearize(lambda z: g(z, lam), moved)
         transpose = jax.linear_transpose(undo, moved)
         direction = lambda v: exact(undo(along(v)))  # noqa: E731
@@ -155,7 +161,7 @@ def map_side(name: str, function: Map, inverse: Map | None, at_identity: bool, x
 
         return stack_vdot(stack, jax.jvp(slope_in_lam, (lam,), (v,))[1])
 
-    return Side(direction, pull, mixed, bend, turn, twist, False, conditioning, defect)
+    return Side(name, x, direction, pull, mixed, bend, turn, twist, False, conditioning, defect)
 
 
 def _apart(tree: Tree, x: Tree, moved: Tree) -> Array:

@@ -24,6 +24,20 @@ class Nonlinear(NamedTuple):
     params: dict
     lam: dict
 
+    def off(self, epsilon):
+        """With inverse maps, but with G taken at (1 + ε) λ: an equivariance of the model only for ε = 0."""
+
+        def at(lam):
+            return jax.tree.map(lambda x: (1 + epsilon) * x, lam)
+
+        eq = self.given
+        return Equivariance(
+            eq.act,
+            lambda y, lam: eq.act_output(y, at(lam)),
+            eq.act_inverse,
+            lambda y, lam: eq.output_inverse(y, at(lam)),
+        )
+
 
 def make_nonlinear(shapes, outputs, seed=0):
     rng = np.random.default_rng(seed)

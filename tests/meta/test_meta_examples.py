@@ -22,7 +22,7 @@ MODULES = sorted(
 )
 PUBLIC = [
     "eqtoolbox",
-    *(f"eqtoolbox.{room}" for room in ("groups", "linalg", "symmetry", "symmetry.catalog", "zoo")),
+    *(f"eqtoolbox.{room}" for room in ("groups", "identities", "linalg", "symmetry", "symmetry.catalog", "zoo")),
 ]
 
 
