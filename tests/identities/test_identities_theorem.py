@@ -129,12 +129,14 @@ def test_singular_values_of_the_position(monkeypatch):
     outputs = PRODUCT[0](PARAMS)
     for limit in (1000, 0):
         monkeypatch.setattr("eqtoolbox.identities._characteristic.DENSE_LIMIT", limit)
-        found = identities.good_position(scaling(False), PARAMS, outputs, 0.5)
+        found = jax.jit(lambda p: identities.good_position(scaling(False), p, outputs, 0.5))(PARAMS)
         for values, expected in ((found.params, 0.5), (found.outputs, 0.25)):
             np.testing.assert_allclose([values.smallest, values.largest], expected, rtol=1e-5)
             assert values.error <= (0 if limit else 1e-2)
     sym = Symmetry({"u": "h", "w": "h*"}, {"h": groups.PositiveScaling(3)})
-    stretch = identities.good_position(sym, PARAMS, outputs, {"h": jnp.log(jnp.asarray([3.0, 1.0, 0.5]))})
+    lam = {"h": jnp.log(jnp.asarray([3.0, 1.0, 0.5]))}
+    monkeypatch.undo()
+    stretch = jax.jit(lambda lam: identities.good_position(sym, PARAMS, outputs, lam))(lam)
     np.testing.assert_allclose([stretch.params.smallest, stretch.params.largest], [1 / 3, 3], rtol=1e-5)
     np.testing.assert_allclose(stretch.outputs.smallest, 1, rtol=1e-6)
 
@@ -247,14 +249,19 @@ def test_dtypes_and_transforms():
 
     many = jnp.asarray([0.5, 2.0])
     slopes = jax.jit(jax.vmap(jax.grad(left), (0, None)))(many, PARAMS)
-    euler = left(1.0, PARAMS)
+    euler = left(jnp.float32(1), PARAMS)
     np.testing.assert_allclose(slopes, -euler / many**2, rtol=1e-5)  # the left side is ⟨∇L, θ⟩ / λ
 
     small = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
     sym = Symmetry({"u": "h", "w": "h*"}, {"h": groups.PositiveScaling(3)})
     along = {"h": jnp.asarray([1.0, -2.0, 0.5])}
-    for dtype, params, tolerance in ((jnp.bfloat16, small, 3e-2), (jnp.float32, PARAMS, 1e-6)):
+
+    @jax.jit
+    def run(params):
         second = identities.second_order(sym, *PRODUCT, params, directions=along)
-        product = identities.hvp_along(sym, *PRODUCT, params, direction=along)
+        return second, identities.hvp_along(sym, *PRODUCT, params, direction=along)
+
+    for dtype, params, tolerance in ((jnp.bfloat16, small, 3e-2), (jnp.float32, PARAMS, 1e-6)):
+        second, product = run(params)
         assert {x.dtype for x in jax.tree.leaves((second.lhs, second.rhs, product))} == {jnp.dtype(dtype)}
         assert second.residual < tolerance
