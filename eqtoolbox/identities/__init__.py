@@ -6,7 +6,8 @@ Whenever f(H(θ, λ)) = G(f(θ), λ), the loss L = ℓ∘f satisfies, at every p
 * ∇²L·X = a right side without second derivatives of f (``second_order``, ``quadratic``; ``hvp_along`` for its value),
 
 with the characteristic direction X = (∇_θH)⁻¹∇_λH and output Y = (∇_yG)⁻¹∇_λG. Each takes an ``Equivariance`` or
-a ``Symmetry`` and returns both sides, every named term and a residual.
+a ``Symmetry`` and returns both sides, every named term and a residual. They are functions like any other of JAX:
+``jax.jit(lambda params: second_order(eq, model, output_loss, params))`` compiles one program.
 
 =============================  ====================================================================================
 needs                          functions

@@ -13,7 +13,7 @@ from eqtoolbox.identities import _directions
 from eqtoolbox.identities._hessian import hessian_images
 from eqtoolbox.identities._identity import Identity, distance, first, identity, negative
 from eqtoolbox.identities._position import real_arrays
-from eqtoolbox.linalg import hvp_fn, random_stack, tree_norm
+from eqtoolbox.linalg import hvp_fn, random_stack, tree_norm, tree_vdot
 from eqtoolbox.symmetry import Equivariance, Symmetry
 
 Tree = Any
@@ -114,7 +114,7 @@ def discrete(
     lhs, here = transpose(slope)[0], jax.grad(moved_loss)(params)
     gradients = identity(lhs, {"gradient": here}, tree_norm(lhs), jnp.float32(0))
     images, size = hessian_images(moved_loss, params, stacked)
-    bend = hvp_fn(lambda p: _pairing(act(p), slope), params)
+    bend = hvp_fn(lambda p: tree_vdot(act(p), slope), params)
 
     def second(row: Tree) -> Identity:
         u, image = row
@@ -123,11 +123,3 @@ def discrete(
 
     seconds = _directions.over(second, (stacked, images))
     return DiscreteIdentity(gradients, first(seconds) if single else seconds, distance(moved, params))
-
-
-def _pairing(moved: Tree, slope: Tree) -> Array:
-    parts = [
-        jnp.vdot(c, x, precision="highest")
-        for x, c in zip(*map(jax.tree.leaves, (moved, slope)), strict=True)
-    ]
-    return sum(parts[1:], parts[0])

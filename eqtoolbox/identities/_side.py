@@ -35,8 +35,8 @@ class Side:
       mixed: (a, v) -> ∂_x ⟨a, ∂_λF v⟩.
       bend: (a, u) -> ∂_x ⟨a, ∂_xF u⟩.
       turn: (a, u, v) -> ∂_x ⟨a, ∂_λF v - ∂_xF u⟩ at once.
-      twist: (a, v, V, U) -> ⟨a, ∇²_λF[v, v_i]⟩ for the rows v_i of V, with U the directions of V. For a
-        generator this is half of a matrix: see ``quadratic``, which symmetrises.
+      twist: (a, v, V, U) -> ⟨a, ∇²_λF[v, v_i]⟩ for the rows v_i of V, with U their directions; a generator gives
+        ⟨a, D(Xv)[Xv_i]⟩, of which the symmetric part is wanted (``quadratic`` takes it).
       still: whether F leaves everything where it is, for every λ.
       conditioning: σ_min / σ_max of ∇_xF where a linear solve is needed (1 where it was not found), else None.
       defect: how far the inverse map or the identity is from being one, relative; None where there is neither.

@@ -124,7 +124,7 @@ def bench(repeats: int = 21) -> list[Row]:
             count,
         )
     linear = "GL of a linear network, 5e5 parameters"
-    for batch, bars in ((1024, (FLOP_BAR, TIME_BAR)), (128, (None, None))):
+    for batch, bars in ((1024, (FLOP_BAR, TIME_BAR)), (128, (FLOP_BAR, None))):
         rows += _symmetry(
             f"{linear}, batch {batch}",
             SIZES["5e5"],
