@@ -142,9 +142,33 @@ def test_a_users_own_model(here, capsys):
     assert sections["gradient"]["orbit_part"] is None
     assert max(sections["gradient"]["moved_gradient_error"]["float64"]) < 1e-12
     assert min(sections["gradient"]["moved_gradient_error"]["wrong"]) > 0.01
+    assert sections["identities"]["discrete"]
+    assert max(sections["identities"]["end"]["second"]) < 1e-12
+    assert sections["identities"]["end"]["wrong"] > 1e-3
+    assert sections["flatness"] == {"promised": 0}
+    # Of tanh units only the last layer is homogeneous.
+    assert sections["sharpness"]["degree"] == 1
+    assert sections["sharpness"]["weights"] == {
+        "hidden/bias": 0,
+        "hidden/kernel": 0,
+        "out/bias": 1,
+        "out/kernel": 1,
+    }
     assert sections["balances"] == {"kinds": {"h": "discrete"}}
     assert "whole" not in sections["orbit"]
     assert sections["orbit"]["compact"]["largest_separation_float64"] < 1e-12
+
+
+def test_a_failed_check_is_written_and_the_exit_code_is_1(here, capsys, monkeypatch):
+    """A section that fails its check in place of all."""
+    from eqtoolbox.report import Check, Section, SectionResult, _run
+
+    failing = Section("s", "S", 1, lambda context: SectionResult([], checks=[Check("No", 2.0, 1.0)]))
+    monkeypatch.setattr(_run, "all_sections", lambda: (failing,))
+    argv = ["report", "plain.py:make", "--data", "good.npz", "--steps", "2", "--models", "2"]
+    assert cli.main(argv) == 1
+    assert "✗ No: 2" in capsys.readouterr().out
+    assert "1 of 1 checks failed" in (here / "report" / "report.html").read_text()
 
 
 RAISED = PLAIN.splitlines().index('    raise RuntimeError("out of ideas")') + 1

@@ -73,7 +73,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(page):
 
 
 def test_figures_follow_the_page_and_say_what_they_show(made, page):
-    assert len(page.svgs) == 3
+    assert len(page.svgs) == 5
     for svg in page.svgs:
         assert svg["role"] == "img"
         assert len(svg["aria-label"]) > 20
@@ -166,6 +166,43 @@ def test_gradient_has_no_part_along_the_orbit(made):
     assert part["largest"] <= np.hypot(*part["largest_by_space"].values()) * (1 + 1e-6)
     assert max(data["moved_gradient_error"]["float64"]) < 1e-12
     assert min(data["moved_gradient_error"]["wrong"]) > 0.1
+
+
+@pytest.mark.claim("EQ-T1-i", "EQ-T1-ii")
+def test_identities_hold_before_and_after_training(made, record_claim):
+    data = made.data["sections"]["identities"]["data"]
+    assert data["dtype"] == "float64"
+    assert data["directions"] == ["h1", "h2", "all together"]
+    for point in ("start", "end"):
+        assert max(data[point]["first"]) < 1e-12
+        assert max(data[point]["second"]) < 1e-12
+        assert data[point]["wrong"] > 1e-4
+    record_claim("EQ-T1-ii", measured=max(data["end"]["second"]), expected="<= 1e-12")
+
+
+def test_flat_directions_are_there(made):
+    data = made.data["sections"]["flatness"]["data"]
+    assert data["promised"] == data["dimension"] == 64
+    for point in (data["start"], data["end"]):
+        assert np.shape(point["orbit"]) == (64,)
+        # Directions of the orbit are flatter than random ones, in a network that has hardly been trained.
+        assert np.median(point["orbit"]) < 0.7 * point["random"]
+        assert point["share"] >= 64 / 3466
+        assert np.sum(point["ritz_weights"], axis=1) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.claim("EQ-5.1c")
+def test_sharpness_is_above_its_bound(made):
+    data = made.data["sections"]["sharpness"]["data"]
+    weights = {f"Dense_{i}/{leaf}": w for i in range(3) for leaf, w in (("kernel", 1), ("bias", i + 1))}
+    assert (data["degree"], data["weights"]) == (3, weights)
+    assert data["homogeneity_error"] < 1e-12
+    assert data["steps"][-1] == 32
+    assert (np.array(data["sharpness"]) > np.array(data["bound"])).all()
+    assert max(data["bound"]) > 0
+    assert data["sharpness"][0] == pytest.approx(
+        made.data["sections"]["flatness"]["data"]["start"]["sharpness"]
+    )
 
 
 def test_balances_move_by_the_square_of_the_step(made):
