@@ -140,7 +140,7 @@ def _print_summary(outcomes: dict[str, Outcome | None], console: Console) -> Non
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("experiment", *MARKS, "", "seconds", box=box.SIMPLE, pad_edge=False)
+    table = Table("experiment", *MARKS.values(), "", "seconds", box=box.SIMPLE, pad_edge=False)
     for name, outcome in outcomes.items():
         if outcome is None:
             table.add_row(name, "", "", "", Text("failed", style="bold red"), "")

@@ -29,7 +29,7 @@ CLAIM = ("EQ-5.1b",)
 
 @dataclass(frozen=True)
 class Config:
-    """Gradient descent of bias-free ReLU networks, on one digit and on many.
+    """Gradient descent of bias-free networks, leaky ReLU on one digit and ReLU on many.
 
     Attributes:
       one_widths: hidden layers of the network that learns one digit with one output.
@@ -61,7 +61,8 @@ class Config:
 def run(config: Config, store: Store) -> Result:
     """Trains on one digit, measuring every eigenpair, and on many, by full and mini-batches, measuring a few."""
     store.progress.describe("one digit, all eigenpairs")
-    one = digits_net(config.one_widths, "logistic", examples=1, seed=config.seed)
+    # Leaky, so that no unit is dead on the one digit.
+    one = digits_net(config.one_widths, "logistic", examples=1, activation="leaky_relu", seed=config.seed)
     measure = _measure(one, _all_pairs(one))
     step = lambda params, t: one.loss(params)  # noqa: E731
     found = {

@@ -53,7 +53,7 @@ class Config:
     width: int = 4
     outputs: int = 4
     noise: float = 0.02
-    iterations: int = 40
+    iterations: int = 30
     components: int = 32
     code: int = 12
     probes: int = 10

@@ -53,7 +53,7 @@ def run(config: Config, store: Store) -> Result:
     """Trains; measures curvatures of the last layer and of the outputs along the way."""
     store.progress.describe("gradient descent")
     net = digits_net(config.widths, "cross_entropy", examples=config.examples, seed=config.seed)
-    measure = _measure(net, f"Dense_{len(config.widths)}", jax.random.key(config.seed))
+    measure = _measure(net, f"Dense_{len(config.widths)}", config.seed)
     start, step = descent(lambda params, t: net.loss(params), optax.sgd(config.rate))
     done = trained(
         store, "train", start(net.params), step, steps=config.steps, every=config.every, measure=measure
@@ -61,14 +61,14 @@ def run(config: Config, store: Store) -> Result:
     return {"steps": done.times, "loss": done.records["loss"], **done.measured}
 
 
-def _measure(net: DigitsNet, last: str, key: Array) -> Any:
+def _measure(net: DigitsNet, last: str, seed: int) -> Any:
     """Curvature along directions of the last kernel W by Hessian-vector products and as variances."""
 
     @jax.jit
     def measure(state: Any) -> dict[str, Array]:
         params = state["params"]
         kernel = params[last]["kernel"]
-        inside, outside = jax.random.split(key)
+        inside, outside = jax.random.split(jax.random.key(seed))
         square = jax.random.normal(inside, (kernel.shape[1],) * 2, kernel.dtype)
         noise = jax.random.normal(outside, kernel.shape, kernel.dtype)
         stack = jnp.stack([v / jnp.linalg.norm(v) for v in (kernel, kernel @ square, noise)])
