@@ -3,7 +3,7 @@
 A symmetry is an object that acts on a parameter pytree; everything else is derived from it.
 """
 
-from eqtoolbox import groups, identities, linalg, testing, zoo
+from eqtoolbox import curvature, groups, identities, linalg, testing, zoo
 from eqtoolbox.problem import Batch, Problem
 from eqtoolbox.symmetry import (
     Equivariance,
@@ -22,6 +22,7 @@ __all__ = [
     "Problem",
     "Symmetry",
     "catalog",
+    "curvature",
     "groups",
     "identities",
     "lie_derivative",

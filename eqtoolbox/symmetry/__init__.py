@@ -20,7 +20,7 @@ from eqtoolbox.symmetry._definitions import (
 from eqtoolbox.symmetry._equivariance import Equivariance
 from eqtoolbox.symmetry._labels import Atom, LeafLabel
 from eqtoolbox.symmetry._labels import parse as parse_label
-from eqtoolbox.symmetry._layout import Factor
+from eqtoolbox.symmetry._layout import Block, Factor, Plan, cut, join_blocks
 from eqtoolbox.symmetry._orbits import Split, SplitInfo, generator_matrix, orbit_dimension, split
 from eqtoolbox.symmetry._rotations import inverse_rotation_to, rotation, rotation_to, spherical_angles
 from eqtoolbox.symmetry._symmetry import Symmetry, check_symmetry
@@ -28,6 +28,7 @@ from eqtoolbox.symmetry._transforms import elements, lie_derivative, sample_orbi
 
 __all__ = [
     "Atom",
+    "Block",
     "Cocycle",
     "DataDependentAction",
     "DefinitionErrors",
@@ -35,11 +36,13 @@ __all__ = [
     "Factor",
     "Laws",
     "LeafLabel",
+    "Plan",
     "Split",
     "SplitInfo",
     "Symmetry",
     "batch_cocycle",
     "check_symmetry",
+    "cut",
     "data_dependent_error",
     "definition_errors",
     "distribution_error",
@@ -48,6 +51,7 @@ __all__ = [
     "functional_loss_error",
     "generator_matrix",
     "inverse_rotation_to",
+    "join_blocks",
     "lie_derivative",
     "linear_cocycle",
     "orbit_dimension",

@@ -152,18 +152,32 @@ def _misfit(path: str, label: LeafLabel, shape: tuple[int, ...], rule: str) -> V
     return ValueError(f"leaf {path!r} has shape {shape}, which does not fit its label {str(label)!r}: {rule}")
 
 
+class Block(NamedTuple):
+    """A part of a leaf on which groups act as a tensor product, with one axis per atom.
+
+    Attributes:
+      shape: the sizes of the atoms.
+      names: their spaces; None for a fixed axis without a name.
+      job: the factors that act on it, and where.
+    """
+
+    shape: tuple[int, ...]
+    names: tuple[str | None, ...]
+    job: Job
+
+
 class Plan(NamedTuple):
     """How a label and a shape are acted on.
 
     Attributes:
-      axes: the sizes of the parts of each axis that is a direct sum.
-      blocks: the shape of each block with one axis per atom, and its job; last axis fastest.
+      axes: the sizes of the parts of each axis, several where it is a direct sum.
+      blocks: the blocks, those of the last axis fastest.
       mixes: whether the entries are multiplied or added to, not only moved.
       real: a group that does so with real numbers, or None.
     """
 
     axes: tuple[tuple[int, ...], ...]
-    blocks: tuple[tuple[tuple[int, ...], Job], ...]
+    blocks: tuple[Block, ...]
     mixes: bool
     real: Group | None
 
@@ -195,15 +209,15 @@ def make_plan(
     for places in blocks(axes, label.whole):
         pairs = ((f, slots_of(f, places, dual)) for f in acting)
         job = tuple((f, slots) for f, slots in pairs if slots)
-        work.append((tuple(p.size for p in places), job))
-    mixing = [f.group for _, job in work for f, slots in job if any(s.weight for s in slots)]
+        work.append(Block(tuple(p.size for p in places), tuple(p.atom.space for p in places), job))
+    mixing = [f.group for block in work for f, slots in block.job if any(s.weight for s in slots)]
     sizes = tuple(tuple(math.prod(a.size or 1 for a in part) for part in parts) for parts in axes)
     real = next((group for group in mixing if group.order is None), None)
     return Plan(sizes, tuple(work), bool(mixing), real)
 
 
 def act_on_leaf(x: Array, plan: Plan, act: Callable[[Array, Job], Array]) -> Array:
-    """Calls ``act`` on each block of a leaf, reshaped to one axis per atom.
+    """Calls ``act`` on each block of a leaf.
 
     Args:
       x: the leaf.
@@ -213,19 +227,30 @@ def act_on_leaf(x: Array, plan: Plan, act: Callable[[Array, Job], Array]) -> Arr
     Returns:
       The leaf with each block replaced.
     """
-    work = iter(plan.blocks)
+    parts = [act(part, block.job) for part, block in zip(cut(x, plan), plan.blocks, strict=True)]
+    return join_blocks(parts, plan)
 
-    def one(part: Array, axis: int) -> Array:
-        while axis < part.ndim and len(plan.axes[axis]) == 1:
-            axis += 1
-        if axis == part.ndim:
-            shape, job = next(work)
-            return act(part.reshape(shape), job).reshape(part.shape)
-        ends = list(itertools.accumulate(plan.axes[axis]))
-        pieces = jnp.split(part, ends[:-1], axis)
-        return jnp.concatenate([one(piece, axis + 1) for piece in pieces], axis)
 
-    return one(x, 0)
+def cut(x: Array, plan: Plan) -> list[Array]:
+    """The blocks of a leaf, each with one axis per atom."""
+    parts = [x]
+    for axis, sizes in enumerate(plan.axes):
+        if len(sizes) > 1:
+            ends = list(itertools.accumulate(sizes))[:-1]
+            parts = [piece for part in parts for piece in jnp.split(part, ends, axis)]
+    return [part.reshape(block.shape) for part, block in zip(parts, plan.blocks, strict=True)]
+
+
+def join_blocks(parts: list[Array], plan: Plan) -> Array:
+    """The leaf with these blocks: undoes ``cut``."""
+    shapes = itertools.product(*plan.axes)
+    whole = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    for axis in reversed(range(len(plan.axes))):
+        count = len(plan.axes[axis])
+        if count > 1:
+            rows = range(0, len(whole), count)
+            whole = [jnp.concatenate(whole[i : i + count], axis) for i in rows]
+    return whole[0]
 
 
 def block_places(axes: tuple[tuple[Segment, ...], ...], whole: tuple[Atom, ...]) -> tuple[Place, ...]:

@@ -244,6 +244,27 @@ class Symmetry:
         """Whether it acts linearly on the parameters."""
         return all(f.group.is_linear for f in self.factors)
 
+    def plans(self, params: Params) -> dict[str, Plan]:
+        """How each leaf is cut into blocks and which groups act on their axes, in the order of the leaves.
+
+        Args:
+          params: arrays or ``ShapeDtypeStruct``.
+
+        Returns:
+          For the path of each leaf its plan; one block without a job where no group acts.
+
+        Raises:
+          ValueError: a label has no leaf or does not fit it.
+        """
+        paths, leaves, _ = flatten(params)
+        found = locate(paths, (path for path, _ in self.labels))
+        labels = {paths[found[path]]: label for path, label in self.labels}
+        free = LeafLabel((None,))
+        return {
+            path: self._plan(path, labels.get(path, free), jnp.shape(leaf), False)
+            for path, leaf in zip(paths, leaves, strict=True)
+        }
+
     def check(self, params: Params) -> None:
         """Checks that every label has its leaf and fits its shape, and that named fixed axes agree.
 

@@ -1,0 +1,8 @@
+"""The exact structure of curvature that a symmetry forces, and estimators built on it."""
+
+from eqtoolbox.curvature._commutant import Blocks, Commutant
+from eqtoolbox.curvature._components import Component, Member
+from eqtoolbox.curvature._piece import Piece
+from eqtoolbox.curvature._spectrum import ApplyInfo, BlockSpectrum
+
+__all__ = ["ApplyInfo", "BlockSpectrum", "Blocks", "Commutant", "Component", "Member", "Piece"]

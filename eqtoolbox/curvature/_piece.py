@@ -1,0 +1,139 @@
+"""A piece of a representation: copies of one irreducible, with the isometry that takes them out of a tensor.
+
+A piece reads the last axes of an array, as many as its representation has, and leaves the axes before them
+alone. It writes three kinds of axes in their place: *multiplicity* (copies of the irreducible), *family* (an
+index over irreducibles that are alike but not equivalent, such as the characters of sign flips) and *shape*,
+in which the group acts. The shape may be larger than the irreducible: the mean-free vectors stand for the
+standard representation of S(n), the matrices without diagonal for a pair of units. No basis of p × p is formed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+Label = tuple[Any, ...]  # of an irreducible: hashable; () is the trivial one
+
+
+class Piece(NamedTuple):
+    """Copies of one irreducible, or of each of a family, inside a tensor product.
+
+    Attributes:
+      label: of the irreducible; equal labels of one group mean equivalent ones, in the same coordinates.
+      dimension: of the irreducible.
+      mult: the shape of the multiplicity.
+      family: the shape of the family.
+      shape: that of the space in which the irreducible lives.
+      encode: (..., *axes) -> (..., *mult, *family, *shape), the orthogonal projection.
+      decode: its adjoint, isometric on the image of ``encode``.
+    """
+
+    label: Label
+    dimension: int
+    mult: tuple[int, ...]
+    family: tuple[int, ...]
+    shape: tuple[int, ...]
+    encode: Callable[[Array], Array]
+    decode: Callable[[Array], Array]
+
+
+def same(x: Array) -> Array:
+    """The array itself."""
+    return x
+
+
+#: The trivial representation on a tensor without axes.
+UNIT = Piece((), 1, (), (), (), same, same)
+
+
+def fixed(size: int) -> Piece:
+    """An axis that is not acted on: ``size`` copies of the trivial irreducible."""
+    return Piece((), 1, (size,), (), (), same, same)
+
+
+def diagonal(size: int, tag: Label) -> Piece:
+    """A fixed axis along which an operator is taken to be diagonal: a family instead of copies."""
+    return Piece(tag, 1, (), (size,), (), same, same)
+
+
+def selected(index: int, size: int) -> Piece:
+    """One entry of a fixed axis."""
+
+    def decode(y: Array) -> Array:
+        return jnp.zeros((*y.shape, size), y.dtype).at[..., index].set(y)
+
+    return Piece((), 1, (), (), (), lambda x: x[..., index], decode)
+
+
+def regroup(x: Array, counts: Sequence[int], order: Sequence[int]) -> Array:
+    """Reorders the last axes, taken in groups of ``counts`` axes."""
+    lead = x.ndim - sum(counts)
+    starts = [lead, *(lead + end for end in itertools.accumulate(counts))]
+    axes = [starts[g] + i for g in order for i in range(counts[g])]
+    return jnp.transpose(x, (*range(lead), *axes))
+
+
+def outer(a: Piece, a_rank: int, b: Piece, b_rank: int, label: Label) -> Piece:
+    """The tensor product of two pieces: reads the axes of ``a``, then those of ``b``."""
+    ma, fa, sa, mb, fb, sb = map(len, (a.mult, a.family, a.shape, b.mult, b.family, b.shape))
+
+    def encode(x: Array) -> Array:
+        y = regroup(b.encode(x), (a_rank, mb, fb, sb), (1, 2, 3, 0))
+        return regroup(a.encode(y), (mb, fb, sb, ma, fa, sa), (3, 0, 4, 1, 5, 2))
+
+    def decode(y: Array) -> Array:
+        x = a.decode(regroup(y, (ma, mb, fa, fb, sa, sb), (1, 3, 5, 0, 2, 4)))
+        return b.decode(regroup(x, (mb, fb, sb, a_rank), (3, 0, 1, 2)))
+
+    return Piece(
+        label,
+        a.dimension * b.dimension,
+        a.mult + b.mult,
+        a.family + b.family,
+        a.shape + b.shape,
+        encode,
+        decode,
+    )
+
+
+def then(first: Piece, second: Piece) -> Piece:
+    """``second`` on the family and shape of ``first``: a part of a tensor product that is not irreducible."""
+    return second._replace(
+        mult=first.mult + second.mult,
+        encode=lambda x: second.encode(first.encode(x)),
+        decode=lambda y: first.decode(second.decode(y)),
+    )
+
+
+def reordered(piece: Piece, counts: Sequence[int], order: Sequence[int]) -> Piece:
+    """The same piece, reading its axes (in groups of ``counts``) in another order."""
+    back = [order.index(g) for g in range(len(order))]
+    moved = [counts[g] for g in order]
+    return piece._replace(
+        encode=lambda x: piece.encode(regroup(x, counts, order)),
+        decode=lambda y: regroup(piece.decode(y), moved, back),
+    )
+
+
+def combine(parts: Sequence[tuple[Any, list[Piece], int]]) -> list[Piece]:
+    """The pieces of a direct product of groups, each acting on axes of its own.
+
+    Args:
+      parts: for each group a name, its pieces, and how many axes they read.
+
+    Returns:
+      Every combination; their labels hold pairs (name, label) of the groups that act.
+    """
+    whole, rank = [UNIT], 0
+    for name, pieces, count in parts:
+        whole = [
+            outer(a, rank, b, count, (*a.label, (name, b.label)) if b.label else a.label)
+            for a in whole
+            for b in pieces
+        ]
+        rank += count
+    return whole
