@@ -187,7 +187,7 @@ def test_flat_directions_are_there(made):
         assert np.shape(point["orbit"]) == (64,)
         # Directions of the orbit are flatter than random ones, in a network that has hardly been trained.
         assert np.median(point["orbit"]) < 0.7 * point["random"]
-        assert point["share"] >= 64 / 3466
+        assert point["room"] >= point["share"] >= 64 / 3466
         assert np.sum(point["ritz_weights"], axis=1) == pytest.approx(1, abs=1e-4)
 
 

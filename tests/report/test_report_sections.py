@@ -14,6 +14,7 @@ from eqtoolbox.report._check import Invariance
 from eqtoolbox.report._config import Config
 from eqtoolbox.report._context import Context
 from eqtoolbox.report.sections._balances import at_start, charges
+from eqtoolbox.report.sections._flatness import _room
 from eqtoolbox.report.sections._gradient import orbit_part
 from eqtoolbox.report.sections._orbit import separation
 from eqtoolbox.symmetry import generator_matrix
@@ -116,6 +117,26 @@ def test_kinds_of_balances(group, apply, kind):
 def test_a_translation_has_no_balance():
     sym = eqt.Symmetry({"v": "_ c", "b": "h"}, {"h": eqt.groups.Translation(4)})
     assert at_start(context_of(sym, linear, params_of()))["kinds"] == {"h": "not linear"}
+
+
+@pytest.mark.parametrize("size", [0.0, 0.05, 0.3])
+def test_room_of_a_quadrature_is_never_less_than_the_measure(size):
+    """Spectra with clusters at zero, seen by a few Lanczos steps."""
+    rng = np.random.default_rng(3)
+    for _ in range(8):
+        spectrum = np.concatenate([np.zeros(10), 0.1 * rng.normal(size=15), rng.normal(size=5)])
+        start = np.sqrt(np.full(30, 1 / 30))
+        ritz = eqt.linalg.lanczos(
+            lambda v, d=jnp.asarray(spectrum, jnp.float32): d * v,
+            jnp.zeros(30),
+            6,
+            key=jax.random.key(0),
+            start=jnp.asarray(start, jnp.float32),
+            vectors=False,
+        )
+        inside = np.mean(np.abs(spectrum) <= size)
+        room = _room(np.asarray(ritz.values), np.asarray(ritz.weights), size)
+        assert inside - 1e-5 <= room <= 1 + 1e-5
 
 
 def test_separation_ignores_what_diverged():

@@ -48,7 +48,13 @@ def run(context: Context) -> SectionResult:
                 found[name] = jax.device_get(measure(*trees, moves))
         else:
             found[name] = jax.device_get(measure(params, context.examples, directions, moves))
-    data = {"dtype": dtype, "discrete": sym.is_discrete, "directions": names, **found}
+    data = {
+        "dtype": dtype,
+        "contrast": _differ(context, directions),
+        "discrete": sym.is_discrete,
+        "directions": names,
+        **found,
+    }
     return SectionResult(_html(context, data), _numbers(data), _checks(data), data)
 
 
@@ -66,6 +72,18 @@ def _directions(context: Context) -> tuple[list[str], Any]:
     rows = [*rows, whole] if len(whole) > 1 else rows
     names = [*keys, "all together"] if len(whole) > 1 else keys
     return names, jax.tree.map(lambda *parts: np.stack(parts), *rows)
+
+
+def _differ(context: Context, directions: Any) -> bool:
+    """Whether the wrong symmetry has other generators than the right one: it may differ by its discrete part only."""
+    if context.control is None or directions is None:
+        return context.control is not None
+    last = jax.tree.map(lambda v: v[-1], directions)
+    right, wrong = (
+        jax.tree.leaves(sym.generator(last, context.training.params))
+        for sym in (context.symmetry, context.control.symmetry)
+    )
+    return any(not np.array_equal(a, b) for a, b in zip(right, wrong, strict=True))
 
 
 def _measurement(context: Context) -> Any:
@@ -114,7 +132,7 @@ def _checks(data: dict[str, Any]) -> list[Check]:
         Check(f"{first}, {when}", _largest(data, "first"), bound),
         Check(f"{second}, {when}", _largest(data, "second"), bound),
     ]
-    if "wrong" in data["start"]:
+    if "wrong" in data["start"] and data["contrast"]:
         found = _largest(data, "wrong")
         checks.append(
             Check("A wrong symmetry violates the second-order identity", found, bound, at_least=True)

@@ -21,6 +21,7 @@ from eqtoolbox.report._loss import closed_over, has_real_outputs
 from eqtoolbox.report._precision import float64
 from eqtoolbox.report._section import Check, Number, Section, SectionResult
 from eqtoolbox.report._spectrum import spectra
+from eqtoolbox.testing import TOLERANCES
 
 #: The largest Ritz value may be this much below the largest eigenvalue, relative to it.
 SLACK = 1e-2
@@ -49,8 +50,12 @@ def run(context: Context) -> SectionResult:
     checks = [
         Check(
             f"The sharpness is not below its bound, at {len(bound)} points of training (least difference, relative)",
-            float(np.min((seen.sharpness - bound) / np.abs(seen.sharpness))),
-            -SLACK,
+            float(
+                np.min(
+                    (seen.sharpness - bound) / np.maximum(np.abs(seen.sharpness), np.finfo(np.float32).tiny)
+                )
+            ),
+            -SLACK - TOLERANCES[context.invariance.dtype],
             at_least=True,
         ),
     ]
