@@ -268,6 +268,6 @@ EXPERIMENT = Experiment(
         "whole vector; on the dashed line they agree. Right: the share of a squared norm that lies in the leading "
         "eigenvectors of the Hessian of the full loss."
     ),
-    cost=(0.2, 5.0),
+    cost=(0.25, 1.5),
     x64=True,
 )

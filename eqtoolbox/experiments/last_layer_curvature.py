@@ -184,6 +184,6 @@ EXPERIMENT = Experiment(
         "Left: curvature along three unit directions of the last kernel, by Hessian-vector products and as mean "
         "softmax variances. Right: mean curvature of the loss of one example along two unit directions of its outputs."
     ),
-    cost=(0.15, 4.0),
+    cost=(0.1, 0.4),
     x64=True,
 )

@@ -176,6 +176,6 @@ EXPERIMENT = Experiment(
         "The largest eigenvalue of the Hessian and the lower bound along full-batch gradient descent of bias-free "
         "ReLU networks on digits. Where the bound is negative it is not drawn."
     ),
-    cost=(0.2, 5.0),
+    cost=(0.2, 0.8),
     x64=True,
 )
