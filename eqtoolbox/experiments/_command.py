@@ -18,6 +18,7 @@ from eqtoolbox.pages import number, progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Column
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,19 @@ def _run(experiment: Experiment, command: Reproduce) -> Outcome | None:
         return None
 
 
+def _name_column() -> Column:
+    """A column of names, which are to be copied: they are not cut."""
+    from rich.table import Column
+
+    return Column("experiment", no_wrap=True)
+
+
 def _list(console: Console) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("experiment", "", "claims", "quick", "full", box=box.SIMPLE, pad_edge=False)
+    table = Table(_name_column(), "", "claims", "quick", "full", box=box.SIMPLE, pad_edge=False)
     for e in all_experiments().values():
         times = (f"{60 * t:.0f} s" if t < 1 else f"{t:.0f} min" for t in e.cost)
         table.add_row(Text(e.name, style="bold"), e.title, ", ".join(e.claim_ids), *times)
@@ -140,7 +148,7 @@ def _print_summary(outcomes: dict[str, Outcome | None], console: Console) -> Non
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("experiment", *MARKS.values(), "", "seconds", box=box.SIMPLE, pad_edge=False)
+    table = Table(_name_column(), *MARKS.values(), "", "seconds", box=box.SIMPLE, pad_edge=False)
     for name, outcome in outcomes.items():
         if outcome is None:
             table.add_row(name, "", "", "", Text("failed", style="bold red"), "")
