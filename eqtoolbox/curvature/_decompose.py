@@ -18,6 +18,7 @@ from eqtoolbox.curvature._piece import (
     same,
     selected,
     then,
+    times,
 )
 from eqtoolbox.curvature._units import (
     induced_squared,
@@ -175,7 +176,7 @@ def _stabiliser(group: Stabiliser) -> list[Piece]:
         return jnp.tensordot(x, jnp.asarray(v, x.dtype), 1, precision="highest")
 
     def back(y):
-        return y[..., None] * jnp.asarray(v, y.dtype)
+        return times(y, v)
 
     line = UNIT._replace(encode=along, decode=back)
     if group.n == 1:

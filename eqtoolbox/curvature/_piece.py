@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 Label = tuple[Any, ...]  # of an irreducible: hashable; () is the trivial one
@@ -44,6 +45,12 @@ class Piece(NamedTuple):
 def same(x: Array) -> Array:
     """The array itself."""
     return x
+
+
+def times(y: Array, constant: np.ndarray) -> Array:
+    """The tensor product of an array with a constant one, whose axes come last."""
+    tensor = jnp.asarray(constant, y.dtype).reshape((1,) * y.ndim + constant.shape)
+    return y.reshape(y.shape + (1,) * constant.ndim) * tensor
 
 
 #: The trivial representation on a tensor without axes.

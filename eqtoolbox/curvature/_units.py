@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eqtoolbox.curvature._piece import UNIT, Label, Piece, fixed, outer, regroup, same
+from eqtoolbox.curvature._piece import UNIT, Label, Piece, fixed, outer, regroup, same, times
 
 STANDARD: Label = ("standard",)
 
@@ -80,7 +80,7 @@ def standard_squared(n: int) -> list[Piece]:
                 (),
                 (n,),
                 lambda x: scale * _centred(jnp.diagonal(x, axis1=-2, axis2=-1)),
-                lambda y: scale * _centred(_centred(y[..., None] * jnp.eye(n, dtype=y.dtype)).mT).mT,
+                lambda y: scale * _centred(_centred(_on_diagonal(y)).mT).mT,
             )
         )
         pieces.append(_antisymmetric(n, (n - 1) * (n - 2) // 2))
@@ -108,7 +108,7 @@ def _trace(projector: np.ndarray, dimension: int) -> Piece:
     def encode(x: Array) -> Array:
         return jnp.trace(x, axis1=-2, axis2=-1) / math.sqrt(dimension)
 
-    return UNIT._replace(encode=encode, decode=lambda y: y[..., None, None] * jnp.asarray(unit, y.dtype))
+    return UNIT._replace(encode=encode, decode=lambda y: times(y, unit))
 
 
 def _antisymmetric(n: int, dimension: int) -> Piece:
@@ -148,8 +148,8 @@ def induced_squared(a: Piece, b: Piece, inner: Inner) -> list[Piece]:
     size = a.dimension * b.dimension // n**2 * n * (n - 1)
 
     def off(x: Array) -> Array:
-        mask = 1 - jnp.eye(n, dtype=x.dtype)
-        return x * mask.reshape(n, *(1,) * ra, n, *(1,) * rb)
+        mask = (1 - np.eye(n)).reshape(n, *(1,) * ra, n, *(1,) * rb)
+        return x * jnp.asarray(mask, x.dtype).reshape((1,) * (x.ndim - mask.ndim) + mask.shape)
 
     def swap(x: Array) -> Array:
         return regroup(x, (1 + ra, 1 + rb), (1, 0))
@@ -283,6 +283,11 @@ def _diagonal(x: Array, ra: int, rb: int) -> Array:
 
 def _from_diagonal(d: Array, ra: int, rb: int) -> Array:
     """The array with these entries at equal units and zeros elsewhere."""
-    n = d.shape[d.ndim - 1 - ra - rb]
-    y = regroup(d, (1, ra + rb), (1, 0))[..., None] * jnp.eye(n, dtype=d.dtype)
+    y = _on_diagonal(regroup(d, (1, ra + rb), (1, 0)))
     return regroup(y, (ra, rb, 1, 1), (2, 0, 3, 1))
+
+
+def _on_diagonal(d: Array) -> Array:
+    """Diagonal matrices (..., n, n) from their diagonals (..., n)."""
+    n = d.shape[-1]
+    return d[..., None] * jnp.eye(n, dtype=d.dtype).reshape((1,) * (d.ndim - 1) + (n, n))
