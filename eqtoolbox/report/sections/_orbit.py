@@ -25,6 +25,8 @@ POINTS = 50
 STEPS = 300
 #: Models trained in float64 are equal if their losses agree to this.
 EQUAL = 1e-9
+#: A relative difference of losses that cannot be missed.
+VISIBLE = 0.1
 #: Gradients on an orbit whose norms differ by less, relatively, have been moved by isometries.
 ISOMETRIC = 1e-3
 
@@ -149,14 +151,11 @@ def _checks(data: dict[str, Any]) -> list[Check]:
             )
         )
     if whole is not None and not whole["isometric"]:
-        checks.append(
-            Check(
-                f"Models of the whole orbit start equal and come apart ({dtype})",
-                whole["largest_separation"],
-                max(100 * whole["separation_at_start"], 1000 * rounding(dtype)),
-                at_least=True,
-            )
-        )
+        bound = max(100 * whole["separation_at_start"], 1000 * rounding(dtype))
+        # In 16 bits the losses differ too much from the start for this to say anything.
+        if bound < VISIBLE:
+            statement = f"Models of the whole orbit start equal and come apart ({dtype})"
+            checks.append(Check(statement, whole["largest_separation"], bound, at_least=True))
     return checks
 
 
