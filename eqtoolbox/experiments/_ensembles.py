@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from eqtoolbox import zoo
 from eqtoolbox.groups import Group
@@ -94,16 +93,13 @@ class Net:
 
     def order(self) -> np.ndarray:
         """The entries of ``ravel_pytree`` in the order of the paper: W_1, b_1, …, W_L, b_L."""
-        numbers = ravel_pytree(jax.tree.map(lambda s: np.zeros(s.shape), self.shapes))[1](
-            np.arange(self.size)
+        leaves, treedef = jax.tree.flatten(self.shapes)
+        ends = np.cumsum([leaf.size for leaf in leaves])
+        numbers = treedef.unflatten(
+            [np.arange(end - x.size, end) for x, end in zip(leaves, ends, strict=True)]
         )
         return np.concatenate(
-            [
-                np.ravel(layer[name]).astype(int)
-                for layer in numbers.values()
-                for name in ("kernel", "bias")
-                if name in layer
-            ]
+            [layer[name] for layer in numbers.values() for name in ("kernel", "bias") if name in layer]
         )
 
     def parts(self) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""The spectrum of a p × p curvature matrix is that of a few small blocks, with multiplicities (GC, figures 11 to 13)."""
+"""The spectrum of a p × p curvature matrix is that of small blocks, with multiplicities (GC, figures 11 to 13)."""
 
 from __future__ import annotations
 
@@ -172,8 +172,8 @@ EXPERIMENT = Experiment(
     plot=plot,
     caption=(
         "Gradient covariance projected on the commutant, its surrogate with the same blocks, and the eigenvalues of "
-        "both and of the raw covariance. Eigenvalues that repeat are plateaus; those of the raw covariance are spread by "
-        "the noise of a finite ensemble."
+        "both and of the raw covariance. Eigenvalues that repeat are plateaus; those of the raw covariance are spread "
+        "by the noise of a finite ensemble."
     ),
     cost=(0.2, 1.0),
     x64=True,

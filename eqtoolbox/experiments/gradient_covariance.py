@@ -118,8 +118,8 @@ EXPERIMENT = Experiment(
         "trained by full-batch gradient descent. The covariance of their gradients, over models, commutes with the "
         "symmetry of the hidden units: signed permutations for tanh, permutations for ReLU. So what is outside the "
         "commutant is only the noise of a finite ensemble, and falls as one over the square root of the number of "
-        "models; with a group that is no symmetry it stays. Two-layer tanh networks keep correlations of weights across "
-        "layers, three-layer ones lose them, ReLU networks keep them."
+        "models; with a group that is no symmetry it stays. Two-layer tanh networks keep correlations of weights "
+        "across layers, three-layer ones lose them, ReLU networks keep them."
     ),
     claim_ids=("GC-F2", "GC-F3", "GC-F4"),
     quick=Config(),

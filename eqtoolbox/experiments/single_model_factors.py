@@ -121,13 +121,13 @@ def claims(result: Result) -> Sequence[Finding]:
     found = []
     for width, r in result.items():
         flat = r["correlations"].reshape(-1, len(FACTORS))
-        mean, error = flat.mean(0), flat.std(0, ddof=1) / np.sqrt(len(flat))
+        mean, deviation = flat.mean(0), flat.std(0, ddof=1)
         if int(width) in PRINTED:
             for i, name in enumerate(FACTORS):
                 printed, spread = PRINTED[int(width)][0][i], PRINTED[int(width)][1][i]
                 found.append(
                     at_most(
-                        f"Width {width}, {name}: correlation {mean[i]:.2f} ± {flat[:, i].std(ddof=1):.2f}, in the paper "
+                        f"Width {width}, {name}: correlation {mean[i]:.2f} ± {deviation[i]:.2f}, in the paper "
                         f"{printed:.2f} ± {spread:.2f} (difference)",
                         float(abs(mean[i] - printed)),
                         2 * spread,
@@ -178,8 +178,8 @@ EXPERIMENT = Experiment(
         "For a two-layer tanh network without biases the gradient covariance is one block, made of Φ1, Ψ1 and Φ2; one "
         "gradient estimates it by an average over the hidden units. The correlation of such an estimate with the mean "
         "over thousands of models rises with the width, but not to 1: the residual of a model depends on all of its "
-        "units at once and so does not average out, whatever the width. (A hundred inputs whose covariance has eigenvalues from "
-        "1 to 1e-5, a hundred outputs, a fixed teacher, half the squared error, weights N(0, 1/fan-in).)"
+        "units at once and so does not average out, whatever the width. (A hundred inputs whose covariance has "
+        "eigenvalues from 1 to 1e-5, as many outputs, a fixed teacher, half the squared error, weights N(0, 1/fan-in).)"
     ),
     claim_ids=("GC-T1",),
     quick=Config(),
