@@ -63,14 +63,28 @@ class Config:
 
 
 def inverse_root(com: Commutant) -> optax.GradientTransformation:
-    """The update of (1): Σ^(−1/2) g with Σ estimated by the commutant from g itself."""
+    """The update of (1): Σ^(−1/2) g with Σ estimated by the commutant from g itself.
+
+    The roots of the blocks are by Newton-Schulz, products alone: XLA's batched eigh inside a loop can stop for ever
+    on CPU.
+    """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        blocks = com.apply(lambda w: w**-0.5, com.gram(updates), damping=1e-2)
-        assert isinstance(blocks, dict)
-        return com.matvec(blocks, updates), state
+        roots = {name: _inverse_root(block) for name, block in com.gram(updates).items()}
+        return com.matvec(roots, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _inverse_root(block: Array, damping: float = 1e-2, iterations: int = 12) -> Array:
+    """(A + damping tr A)^(−1/2) of a positive matrix."""
+    one = jnp.eye(block.shape[-1], dtype=block.dtype)
+    scale = jnp.trace(block)
+    y, z = block / scale + damping * one, one
+    for _ in range(iterations):
+        t = (3 * one - z @ y) / 2
+        y, z = y @ t, t @ z
+    return z / jnp.sqrt(scale)
 
 
 def _frozen(params: Any) -> Any:
@@ -162,8 +176,8 @@ def run(config: Config, store: Store) -> Result:
         train = jax.jit(jax.vmap(_training(known[name][0], loss, config.steps)))
         errors.append(jax.device_get(differences(train(stacked))))
         if name in ENSEMBLES:
-            trained = _in_batches(train, ensemble)
             keys = jax.random.split(jax.random.fold_in(test_key, len(errors)), len(symmetries))
+            trained = train(ensemble)
             p.append([invariance_p(s, trained, k) for s, k in zip(symmetries, keys, strict=True)])
     return {
         "names": names,
@@ -172,14 +186,6 @@ def run(config: Config, store: Store) -> Result:
         "ensembles": [name for name in names if name in ENSEMBLES],
         "p": np.array(p).reshape(-1, len(GROUPS)),
     }
-
-
-def _in_batches(train: Callable[[Any], Any], models: Any, size: int = 500) -> Any:
-    """Some models at a time: XLA's batched eigh inside a loop can stop for ever on CPU when given thousands."""
-    count = jax.tree.leaves(models)[0].shape[0]
-    models = jax.device_get(models)
-    parts = [train(jax.tree.map(lambda x, i=i: x[i : i + size], models)) for i in range(0, count, size)]
-    return jax.tree.map(lambda *x: np.concatenate(x), *jax.device_get(parts))
 
 
 def _training(
