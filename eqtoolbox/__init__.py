@@ -3,7 +3,8 @@
 A symmetry is an object that acts on a parameter pytree; everything else is derived from it.
 """
 
-from eqtoolbox import curvature, groups, identities, linalg, testing, zoo
+from eqtoolbox import curvature, groups, identities, inference, linalg, testing, zoo
+from eqtoolbox.inference import infer_symmetry
 from eqtoolbox.problem import Batch, Problem
 from eqtoolbox.symmetry import (
     Equivariance,
@@ -25,6 +26,8 @@ __all__ = [
     "curvature",
     "groups",
     "identities",
+    "infer_symmetry",
+    "inference",
     "lie_derivative",
     "linalg",
     "orbit_dimension",

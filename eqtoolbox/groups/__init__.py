@@ -30,7 +30,7 @@ GL(4)≀S(3) (3, 4) 48
 """
 
 from eqtoolbox.groups._affine import Affine, AffineElement, Translation
-from eqtoolbox.groups._base import Group, Slot, WithInverse, without_inverse
+from eqtoolbox.groups._base import Group, Slot, UnitGroup, WithInverse, without_inverse
 from eqtoolbox.groups._compound import Product, Wreath, WreathElement
 from eqtoolbox.groups._discrete import Permutation, SignFlip, Trivial
 from eqtoolbox.groups._exponent import Exponent, Term
@@ -60,6 +60,7 @@ __all__ = [
     "Term",
     "Translation",
     "Trivial",
+    "UnitGroup",
     "WithInverse",
     "Wreath",
     "WreathElement",

@@ -24,6 +24,11 @@ def flatten(tree: Any) -> tuple[list[str], list[Any], Any]:
     return [path_text(path) for path, _ in pairs], [leaf for _, leaf in pairs], treedef
 
 
+def leaf_paths(tree: Any) -> list[str]:
+    """The paths of the leaves of a pytree, as labels name them."""
+    return flatten(tree)[0]
+
+
 def join(prefix: str, path: str) -> str:
     """The path of a leaf of a subtree."""
     return "/".join(part for part in (prefix, path) if part)

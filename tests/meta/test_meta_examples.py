@@ -22,7 +22,19 @@ MODULES = sorted(
 )
 PUBLIC = [
     "eqtoolbox",
-    *(f"eqtoolbox.{room}" for room in ("groups", "identities", "linalg", "symmetry", "symmetry.catalog", "zoo")),
+    *(
+        f"eqtoolbox.{room}"
+        for room in (
+            "curvature",
+            "groups",
+            "identities",
+            "inference",
+            "linalg",
+            "symmetry",
+            "symmetry.catalog",
+            "zoo",
+        )
+    ),
 ]
 
 

@@ -1,0 +1,126 @@
+"""The only module that touches jaxprs: a traced function as a list of equations with a small interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """An input of an equation that is a constant array."""
+
+    value: np.ndarray
+
+
+@dataclass(frozen=True)
+class Equation:
+    """One operation.
+
+    Attributes:
+      name: of the primitive.
+      inputs: variables (hashable ids) or ``Known`` constants.
+      outputs: variables.
+      shapes: of the inputs, then of the outputs.
+      options: the parameters of the primitive.
+      source: where it was written, as text.
+    """
+
+    name: str
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+    output_dtypes: tuple[Any, ...]
+    options: dict[str, Any]
+    source: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A function as equations.
+
+    Attributes:
+      inputs: its variables, in the order of the arguments.
+      constants: pairs (variable, array).
+      equations: in order.
+      outputs: variables or ``Known`` constants.
+      shapes: of the inputs.
+      output_shapes: of the outputs.
+    """
+
+    inputs: tuple[Any, ...]
+    constants: tuple[tuple[Any, Any], ...]
+    equations: tuple[Equation, ...]
+    outputs: tuple[Any, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+
+
+def trace(function: Callable[..., Any], *arguments: Any) -> Program:
+    """The program of a function at arguments, which may be ``ShapeDtypeStruct``."""
+    return read(jax.make_jaxpr(function)(*arguments))
+
+
+def read(closed: Any) -> Program:
+    """The program of a jaxpr, closed or not."""
+    jaxpr = getattr(closed, "jaxpr", closed)
+    constants = tuple(zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=False))
+    equations = tuple(_equation(eqn) for eqn in jaxpr.eqns)
+    return Program(
+        tuple(jaxpr.invars),
+        constants,
+        equations,
+        tuple(_atom(v) for v in jaxpr.outvars),
+        tuple(tuple(v.aval.shape) for v in jaxpr.invars),
+        tuple(tuple(v.aval.shape) for v in jaxpr.outvars),
+    )
+
+
+def subprograms(equation: Equation, names: Sequence[str]) -> list[Program]:
+    """The programs that an equation holds under the first of these names that it has."""
+    for name in names:
+        if name in equation.options:
+            held = equation.options[name]
+            return [read(p) for p in (held if isinstance(held, (tuple, list)) else [held])]
+    return []
+
+
+def _atom(v: Any) -> Any:
+    if isinstance(v, jex.Literal):
+        return Known(np.asarray(v.val))
+    return v
+
+
+def _shape(v: Any) -> tuple[int, ...]:
+    return tuple(getattr(v.aval, "shape", ()))
+
+
+def _equation(eqn: Any) -> Equation:
+    return Equation(
+        eqn.primitive.name,
+        tuple(_atom(v) for v in eqn.invars),
+        tuple(eqn.outvars),
+        tuple(_shape(v) for v in eqn.invars),
+        tuple(_shape(v) for v in eqn.outvars),
+        tuple(getattr(v.aval, "dtype", None) for v in eqn.outvars),
+        dict(eqn.params),
+        _source(eqn),
+    )
+
+
+def _source(eqn: Any) -> str:
+    frame = None
+    traceback = getattr(eqn.source_info, "traceback", None)
+    for f in getattr(traceback, "frames", ()) or ():
+        name = f.file_name
+        if "/jax/" in name or "site-packages/jax" in name or "/flax/" in name or name.startswith("<"):
+            continue
+        frame = f
+        break
+    return f"{frame.file_name.rsplit('/', 1)[-1]}:{frame.line_num}" if frame else ""
