@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from eqtoolbox.inference import explain, infer_symmetry
 from eqtoolbox.problem import Batch, Problem
 from eqtoolbox.report._config import Config
 from eqtoolbox.report._errors import ReportError, blame
@@ -61,18 +62,37 @@ def check_problem(problem: Problem, config: Config, key: Array, file: Path | Non
     with blame("init(key) fails", source=file):
         params = jax.tree.map(jnp.asarray, problem.init(key))
     _check_params(params)
-    if problem.symmetry is None:
-        raise ReportError(
-            f"the problem {problem.name!r} has no symmetry: give it one, "
-            "Problem(..., symmetry=eqtoolbox.Symmetry(axes, groups))"
-        )
-    with blame("problem.symmetry does not fit the parameters"):
-        problem.symmetry.check(params)
+    if problem.symmetry is not None:
+        with blame("problem.symmetry does not fit the parameters"):
+            problem.symmetry.check(params)
     for name, batch in (("training", train), ("test", problem.test)):
         if batch is not None:
             _check_batch(problem, params, name, _first(batch, EXAMPLES), file)
     _check_gradient(problem, params, _first(train, EXAMPLES), file)
     return params
+
+
+def find_symmetry(problem: Problem, params: Any, file: Path | None = None) -> Symmetry:
+    """The symmetry of a problem that does not state one, inferred from its model.
+
+    Args:
+      problem: with training examples.
+      params: its parameters.
+      file: the user's file, named in messages.
+
+    Raises:
+      ReportError: the model cannot be traced, or no symmetry is found.
+    """
+    assert problem.train is not None
+    with blame("inferring the symmetry of apply fails", source=file):
+        sym = infer_symmetry(problem.apply, params, _first(problem.train, EXAMPLES).inputs)
+    if not sym.factors:
+        why = "\n".join(f"unknown operation {name} at {place}" for name, place in explain(sym).unknown)
+        raise ReportError(
+            f"no symmetry was found in the problem {problem.name!r}; if it has one, give it, "
+            f"Problem(..., symmetry=eqtoolbox.Symmetry(axes, groups)){': ' if why else ''}{why}"
+        )
+    return sym
 
 
 def _check_params(params: Any) -> None:

@@ -16,7 +16,7 @@ from jax import Array
 from eqtoolbox import zoo
 from eqtoolbox.pages import SILENT, Progress, device, versions
 from eqtoolbox.problem import Batch, Problem
-from eqtoolbox.report._check import check_problem, measure_invariance, require_invariance
+from eqtoolbox.report._check import check_problem, find_symmetry, measure_invariance, require_invariance
 from eqtoolbox.report._config import Config
 from eqtoolbox.report._context import Context
 from eqtoolbox.report._control import find_control
@@ -105,6 +105,9 @@ def prepare(config: Config, source: Source, progress: Progress) -> Context:
     init_key, invariance_key, control_key, batch_key = jax.random.split(key, 4)
     progress.describe("checking the problem")
     params = check_problem(problem, config, init_key, source.file)
+    if problem.symmetry is None:
+        progress.describe("inferring the symmetry")
+        problem = replace(problem, symmetry=find_symmetry(problem, params, source.file))
     assert problem.symmetry is not None
     invariance = measure_invariance(problem.symmetry, problem, params, invariance_key)
     require_invariance(invariance)

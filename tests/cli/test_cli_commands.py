@@ -63,7 +63,7 @@ def raises():
 def quits():
     raise SystemExit("goodbye")
 def no_symmetry():
-    return problem(symmetry=None)
+    return problem(symmetry=None, apply=lambda p, x: jnp.cumsum(x @ p["u"], -1) @ p["v"])
 def misfit():
     return problem(symmetry=eqt.Symmetry({"u": "_ h", "v": "h* _"}, {"h": eqt.groups.Monomial(5, scales=1)}))
 def not_a_symmetry():
@@ -192,7 +192,7 @@ WRONG = [
     (["plain.py:make", "--data", "short.npz"], "targets has 7 examples, but 40"),
     (["plain.py:make", "--data", "narrow.npz"], "training inputs are (40, 2), parameters u (3, 4), v (4, 2)"),
     (["plain.py:make", "--data", "targets.npz"], "outputs are (40, 2), training targets (40, 3)"),
-    (["plain.py:no_symmetry", "--data", "good.npz"], "has no symmetry: give it one"),
+    (["plain.py:no_symmetry", "--data", "good.npz"], "no symmetry was found in the problem"),
     (["plain.py:misfit", "--data", "good.npz"], "problem.symmetry does not fit the parameters"),
     (["plain.py:not_a_symmetry", "--data", "good.npz"], "not a symmetry of apply: under random elements"),
     (["plain.py:nearly_a_symmetry", "--data", "good.npz"], "in float64, more than 1e-09"),
