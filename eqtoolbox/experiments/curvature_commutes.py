@@ -202,7 +202,7 @@ def plot(result: Result) -> Figure:
         ax.plot(bins, np.exp(-(bins**2) / 2) / np.sqrt(2 * np.pi), color=INK, lw=0.8, label="N(0, 1)")
         ax.set_title(name, fontsize=8)
         ax.set_yticks([])
-    figure.supxlabel("difference when moved, in standard errors", fontsize=9)
+        ax.set_xlabel("standard errors")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, labelcolor=INK)
     return figure

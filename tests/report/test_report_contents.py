@@ -239,3 +239,15 @@ def test_compact_orbits_train_alike_and_scaled_ones_do_not(made):
     assert np.ptp(compact["gradient_norm_at_start"]) < 1e-5
     assert np.ptp(whole["gradient_norm_at_start"]) > 1e-2
     assert not whole["isometric"]
+
+
+def test_the_structure_of_global_curvature(made):
+    data = made.data["sections"]["commutant"]["data"]
+    # S(32) on two layers: trivial 64 + 1 + 1 + 1 + 10 + 10, standard of h1 64 + 1 + 1, of h2 1 + 1 + 10, of both 1.
+    copies = {r["name"]: (r["copies"], r["dimension"]) for r in data["components"]}
+    assert sorted(copies.values()) == [(1, 31 * 31), (12, 31), (66, 31), (87, 1)]
+    assert data["factors"] == sum(m * (m + 1) // 2 for m, _ in copies.values())
+    assert sum(data["multiplicities"]) == data["parameters"] == 3466
+    assert data["trace_error"] < 1e-5
+    # The initialiser is invariant under permutations: the commutant holds everything but noise.
+    assert abs(data["share"] - 1) < 4 * data["share_error"] < 0.4

@@ -154,7 +154,16 @@ def test_a_check_of_nan_fails():
 
 def test_the_sections_are_registered_in_order():
     names = [s.name for s in all_sections()]
-    assert names == ["symmetries", "gradient", "identities", "flatness", "sharpness", "balances", "orbit"]
+    assert names == [
+        "symmetries",
+        "gradient",
+        "identities",
+        "flatness",
+        "sharpness",
+        "commutant",
+        "balances",
+        "orbit",
+    ]
     assert [s.order for s in all_sections()] == sorted(s.order for s in all_sections())
 
 
