@@ -73,7 +73,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(page):
 
 
 def test_figures_follow_the_page_and_say_what_they_show(made, page):
-    assert len(page.svgs) == 5
+    assert len(page.svgs) == 6
     for svg in page.svgs:
         assert svg["role"] == "img"
         assert len(svg["aria-label"]) > 20
