@@ -56,7 +56,10 @@ def branch(a: Analysis, eqn: Equation, values: list[Value]) -> Sequence[Value]:
 def scan(a: Analysis, eqn: Equation, values: list[Value]) -> Sequence[Value]:
     """The carry moves alike at every step; what is scanned over has a fixed leading axis, hidden in the body."""
     (program,) = subprograms(eqn, ("jaxpr",))
-    consts, carries = eqn.options["num_consts"], eqn.options["num_carry"]
+    # Versions of jax name the numbers of constants and carries differently; the shapes say them too.
+    over_steps = sum(a != b for a, b in zip(eqn.input_shapes, program.shapes, strict=True))
+    carries = sum(a == b for a, b in zip(eqn.output_shapes, program.output_shapes, strict=True))
+    consts = len(values) - carries - over_steps
     fixed, first, over = values[:consts], values[consts : consts + carries], values[consts + carries :]
     path, reason, length = a.path, a.reason, eqn.options["length"]
     step: Axis = a.fixed_axis("step", length, a.reason)

@@ -16,7 +16,7 @@ LINEAR = ("neg", "copy", "copy_p", "stop_gradient", "reduce_precision", "real", 
 ODD = ("tanh", "sin", "tan", "asin", "atan", "sinh", "asinh", "atanh", "erf", "erf_inv")
 GENERAL = ("exp", "exp2", "log", "log1p", "expm1", "logistic", "erfc", "floor", "ceil", "round", "is_finite")
 GENERAL += ("lgamma", "digamma", "acos", "acosh", "not", "population_count", "clz")
-EVEN = ("cos", "cosh")
+EVEN = ("cos", "cosh", "one_minus_square")
 
 
 @register_rule(*LINEAR)

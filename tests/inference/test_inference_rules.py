@@ -73,7 +73,7 @@ FUNCTIONS = {
     "squares of squares": (lambda p, x: jnp.sum(((x @ p["A"]) ** 2) ** 2, -1), ["B(6)"]),
     "lookup": (lambda p, x: jnp.tanh(p["A"][jnp.array([0, 1, 2, 1])]) @ p["B"], ["B(6)"]),
     "gradient in the input": (
-        lambda p, x: jax.grad(lambda y: jnp.sum(jnp.tanh(y @ p["A"]) @ p["B"]))(x),
+        lambda p, x: jax.grad(lambda y: jnp.sum(jnp.exp(y @ p["A"]) @ p["B"]))(x),
         ["S(6)", "O(3) fixing 1"],
     ),
 }
