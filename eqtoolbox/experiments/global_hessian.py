@@ -103,6 +103,6 @@ EXPERIMENT = Experiment(
         "the commutant, and the distance from the commutant against the number of models. Blue is positive, orange "
         "negative; entries are drawn as square roots."
     ),
-    cost=(0.2, 20.0),
+    cost=(0.3, 20.0),
     x64=True,
 )

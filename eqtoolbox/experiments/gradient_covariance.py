@@ -132,6 +132,6 @@ EXPERIMENT = Experiment(
         "latter on the commutant, and the distance from the commutant against the number of models. Blue is positive, "
         "orange negative; entries are drawn as square roots. W and b are weights and biases, column by column."
     ),
-    cost=(0.2, 3.0),
+    cost=(0.3, 4.0),
     x64=True,
 )

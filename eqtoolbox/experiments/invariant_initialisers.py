@@ -154,5 +154,5 @@ EXPERIMENT = Experiment(
         "Probability of the difference between samples and moved samples, for the smallest of several "
         "Kolmogorov-Smirnov tests times their number. Left of the dashed line a distribution is not invariant."
     ),
-    cost=(0.2, 0.5),
+    cost=(0.3, 0.5),
 )

@@ -191,5 +191,5 @@ EXPERIMENT = Experiment(
         "Correlation over the entries of a factor estimated by one model with the mean over many, mean and standard "
         "deviation over single models, against the width of the hidden layer."
     ),
-    cost=(0.3, 15.0),
+    cost=(0.2, 3.0),
 )
