@@ -199,7 +199,7 @@ def mlp(widths, group):
     """The symmetry of the hidden units of an MLP with biases, and its parameters; kernels are (in, out)."""
     axes, params, acting = {}, {}, {}
     last = len(widths) - 2
-    for i, (m, n) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (m, n) in enumerate(itertools.pairwise(widths)):
         before, after = "_" if i == 0 else f"h{i}*", "_" if i == last else f"h{i + 1}"
         axes[f"w{i + 1}"], axes[f"b{i + 1}"] = f"{before} {after}", after
         params[f"w{i + 1}"], params[f"b{i + 1}"] = jnp.ones((m, n)), jnp.ones(n)
