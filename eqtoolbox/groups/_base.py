@@ -287,7 +287,7 @@ class Group(abc.ABC):
     def with_inverse(self, g: Element) -> Element:
         """The same element with the inverses of its matrices, for acting with it many times.
 
-        An inverse transpose then acts by a product instead of a solve, and ``inverse`` is free. Accepted
+        An inverse transpose then acts by a product instead of a solve, and ``inverse`` takes two transposes. Accepted
         wherever an element is. Groups without matrices to invert return ``g``.
         """
         return g
@@ -387,22 +387,22 @@ class Group(abc.ABC):
 
 
 class WithInverse(NamedTuple):
-    """An invertible matrix that comes with its inverse; see ``Group.with_inverse``.
+    """An invertible matrix that comes with its inverse, as the transpose that acts; see ``Group.with_inverse``.
 
     Attributes:
       matrix: shape (n, n).
-      inverse: its inverse, shape (n, n).
+      dual: its inverse transpose, shape (n, n).
     """
 
     matrix: Array
-    inverse: Array
+    dual: Array
 
 
 def without_inverse(g: Element) -> Element:
     """The element in its plain form: every ``WithInverse`` replaced by its matrix."""
 
     def is_pair(value: Any) -> bool:
-        return isinstance(value, WithInverse) and jnp.shape(value.matrix) == jnp.shape(value.inverse)
+        return isinstance(value, WithInverse) and jnp.shape(value.matrix) == jnp.shape(value.dual)
 
     return jax.tree.map(lambda leaf: leaf.matrix if is_pair(leaf) else leaf, g, is_leaf=is_pair)
 

@@ -54,22 +54,22 @@ class MatrixGroup(Group):
 
     def compose(self, a: Matrix, b: Matrix) -> Matrix:
         if isinstance(a, WithInverse) and isinstance(b, WithInverse):
-            return WithInverse(_product(a.matrix, b.matrix), _product(b.inverse, a.inverse))
+            return WithInverse(_product(a.matrix, b.matrix), _product(a.dual, b.dual))
         return _product(without_inverse(a), without_inverse(b))
 
     def inverse(self, g: Matrix) -> Matrix:
         if isinstance(g, WithInverse):
-            return WithInverse(g.inverse, g.matrix)
+            return WithInverse(g.dual.T, g.matrix.T)
         return g.T if self.is_orthogonal else jnp.linalg.inv(g)
 
     def with_inverse(self, g: Matrix) -> Matrix:
         if self.is_orthogonal or isinstance(g, WithInverse):
             return g
-        return WithInverse(g, jnp.linalg.inv(g))
+        return WithInverse(g, jnp.linalg.inv(g).T)
 
     def _contains(self, g: Matrix, tolerance: float) -> Array:
         if isinstance(g, WithInverse):
-            product = _product(g.matrix, g.inverse)
+            product = _product(g.matrix, g.dual.T)
             mutual = jnp.abs(product - jnp.eye(self.n, dtype=product.dtype)) <= tolerance
             return all_true(self._contains(g.matrix, tolerance), mutual)
         g = g.astype(jnp.promote_types(g.dtype, jnp.float32))
@@ -84,7 +84,7 @@ class MatrixGroup(Group):
             if slot.weight == 1:
                 x = _arrays.transform(without_inverse(g), x, slot.axis)
             elif isinstance(g, WithInverse):
-                x = _arrays.transform(g.inverse.T, x, slot.axis)
+                x = _arrays.transform(g.dual, x, slot.axis)
             else:
                 x = _arrays.solve(g.T, x, slot.axis)
         return x

@@ -321,13 +321,13 @@ class Symmetry:
         """The same element with the inverses of its matrices: for acting with it many times.
 
         GL's inverse transpose (``h*``) then acts by a product instead of a solve, at the speed of its matmuls,
-        and ``inverse`` is free. Accepted wherever an element is.
+        and ``inverse`` costs two transposes. Accepted wherever an element is.
 
         Args:
           g: an element.
 
         Returns:
-          The element; in the place of each matrix of GL a pair (matrix, inverse).
+          The element; in the place of each matrix of GL a pair (matrix, inverse transpose).
         """
         self._check_element(g)
         return {f.key: f.group.with_inverse(g[f.key]) for f in self.factors}

@@ -32,7 +32,7 @@ def _size(params) -> str:
     return f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f}M"
 
 
-def bench(repeats: int = 51) -> list[Row]:
+def bench(repeats: int = 101) -> list[Row]:
     copy = jax.jit(lambda p: jax.tree.map(jnp.copy, p))
     rows = []
     for widths in ((784, 1024, 192, 10), (784, 640, 640, 128), (1000, 1000, 10)):
@@ -45,7 +45,7 @@ def bench(repeats: int = 51) -> list[Row]:
         ):
             sym = _symmetry(widths, axes, group)
             g, act = sym.sample(jax.random.key(1)), jax.jit(sym.act)
-            t = interleaved({"act": lambda: act(g, params), "copy": lambda: copy(params)}, repeats)  # noqa: B023
+            t = interleaved({"act": lambda: act(g, params), "copy": lambda: copy(params)}, 4 * repeats)  # noqa: B023
             title = f"{name} on {_size(params)} parameters ({shape})"
             rows.append(Row(title, t["act"], t["copy"], "one copy of the parameters", bar))
     rows += _general_linear(repeats)

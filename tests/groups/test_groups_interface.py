@@ -253,7 +253,7 @@ def test_an_element_with_its_inverse_is_the_same_element(group, key, x64):
         )
         assert not group.contains(groups.WithInverse(g.matrix, g.matrix))
         with pytest.raises(ValueError, match=r"GL\(3\): an element has shapes \(3, 3\), got WithInverse"):
-            group.act(groups.WithInverse(g.matrix, g.inverse[:2]), x)
+            group.act(groups.WithInverse(g.matrix, g.dual[:2]), x)
 
 
 @pytest.mark.parametrize("group", SOME, ids=str)
