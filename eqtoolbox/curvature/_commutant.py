@@ -367,7 +367,7 @@ class Commutant:
         """The product A v of the operator with these blocks and a vector, in the dtypes of the vector."""
         self._check_components(blocks, "the blocks")
         moved = {
-            name: jnp.matmul(blocks[name], a, precision=_HIGHEST)
+            name: _product(blocks[name], a)
             for name, a in self.coordinates(tree).items()
         }
         return self.from_coordinates(moved, tree)
@@ -596,7 +596,17 @@ def real_leaves(tree: Params, what: str) -> list[tuple[str, Any]]:
 
 
 def _gram(a: Array) -> Array:
+    """A Aᵀ. A single row is squared and summed where it is made, instead of being written down for a matmul."""
+    if a.shape[-2] == 1:
+        k = math.gcd(a.shape[-1], 2 ** (a.shape[-1].bit_length() // 2))
+        parts = jnp.sum(jnp.square(a.reshape(*a.shape[:-1], -1, k)), -1)  # sums of sums: exact to rounding
+        return jnp.matmul(parts, jnp.ones((parts.shape[-1], 1), a.dtype), precision=_HIGHEST)
     return jnp.matmul(a, a.mT, precision=_HIGHEST)
+
+
+def _product(block: Array, a: Array) -> Array:
+    """B A; a single row is multiplied where it is used."""
+    return block * a if a.shape[-2] == 1 else jnp.matmul(block, a, precision=_HIGHEST)
 
 
 def _mean_gram(a: Array, dimension: int) -> tuple[Array, Array]:

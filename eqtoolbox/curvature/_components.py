@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from eqtoolbox.curvature._decompose import decompose
-from eqtoolbox.curvature._piece import Label, Piece, combine, diagonal, fixed, regroup
+from eqtoolbox.curvature._piece import Label, Piece, combine, diagonal, finished, fixed, regroup
 from eqtoolbox.groups import Trivial
 from eqtoolbox.symmetry import Block, Symmetry
 
@@ -119,7 +119,7 @@ def find_components(
                 raise ValueError(f"leaf {path!r}: {error}") from None
             for piece in pieces:
                 start = rows.get(piece.label, 0)
-                member = Member(path, number, axes, piece, start)
+                member = Member(path, number, axes, finished(piece), start)
                 rows[piece.label] = start + member.count
                 found.setdefault(piece.label, []).append(member)
     for name in sorted(wanted):

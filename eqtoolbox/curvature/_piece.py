@@ -31,6 +31,8 @@ class Piece(NamedTuple):
       shape: that of the space in which the irreducible lives.
       encode: (..., *axes) -> (..., *mult, *family, *shape), the orthogonal projection.
       decode: its adjoint, isometric on the image of ``encode``.
+      centred: axes of the shape along which the mean is still to be taken off what ``encode`` returns; it is done
+        at the end, for all of them in one pass over the data (see ``finished``).
     """
 
     label: Label
@@ -40,6 +42,7 @@ class Piece(NamedTuple):
     shape: tuple[int, ...]
     encode: Callable[[Array], Array]
     decode: Callable[[Array], Array]
+    centred: tuple[int, ...] = ()
 
 
 def same(x: Array) -> Array:
@@ -104,11 +107,45 @@ def outer(a: Piece, a_rank: int, b: Piece, b_rank: int, label: Label) -> Piece:
         a.shape + b.shape,
         encode,
         decode,
+        a.centred + tuple(len(a.shape) + i for i in b.centred),
     )
+
+
+def mean(x: Array, axis: int) -> Array:
+    """The mean along one axis, which stays with size 1, as a matmul: several times faster than a sum on a CPU."""
+    n = x.shape[axis]
+    total = jnp.tensordot(x, jnp.ones((n,), x.dtype), ((axis,), (0,)), precision="highest")
+    return jnp.expand_dims(total / n, axis)
+
+
+def centre(x: Array, axes: Sequence[int]) -> Array:
+    """The array without its means along each of some axes.
+
+    All means are taken from the array itself and their overlaps from these smaller arrays, so that the large one
+    is written once: x - mean₁ - (mean₂ - mean₁₂) for two axes.
+    """
+    correction: list[Array] = []
+    for axis in axes:
+        own = mean(x, axis)
+        for earlier in correction:
+            own = own - mean(earlier, axis)
+        correction.append(own)
+    for part in correction:
+        x = x - part
+    return x
+
+
+def finished(piece: Piece) -> Piece:
+    """The piece with the means taken off in ``encode``."""
+    if not piece.centred:
+        return piece
+    axes = [i - len(piece.shape) for i in piece.centred]
+    return piece._replace(encode=lambda x: centre(piece.encode(x), axes), centred=())
 
 
 def then(first: Piece, second: Piece) -> Piece:
     """``second`` on the family and shape of ``first``: a part of a tensor product that is not irreducible."""
+    first = finished(first)
     return second._replace(
         mult=first.mult + second.mult,
         encode=lambda x: second.encode(first.encode(x)),

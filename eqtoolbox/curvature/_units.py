@@ -14,7 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eqtoolbox.curvature._piece import UNIT, Label, Piece, fixed, outer, regroup, same, times
+from eqtoolbox.curvature._piece import (
+    UNIT,
+    Label,
+    Piece,
+    centre,
+    finished,
+    fixed,
+    mean,
+    outer,
+    regroup,
+    same,
+    times,
+)
 
 STANDARD: Label = ("standard",)
 
@@ -23,14 +35,14 @@ def permuted(n: int) -> list[Piece]:
     """The permutation representation of S(n): trivial and, from n = 2 on, standard (the mean-free vectors)."""
     root = math.sqrt(n)
     trivial = UNIT._replace(
-        encode=lambda x: jnp.sum(x, -1) / root,
+        encode=lambda x: mean(x, -1)[..., 0] * root,
         decode=lambda y: jnp.broadcast_to(y[..., None] / root, (*y.shape, n)),
     )
-    return [trivial, Piece(STANDARD, n - 1, (), (), (n,), _centred, same)][: 1 if n == 1 else 2]
+    return [trivial, Piece(STANDARD, n - 1, (), (), (n,), same, same, centred=(0,))][: 1 if n == 1 else 2]
 
 
 def _centred(x: Array) -> Array:
-    return x - jnp.mean(x, -1, keepdims=True)
+    return centre(x, (-1,))
 
 
 def over_units(inner: Piece, rank: int, signs: frozenset[int], n: int, permutes: bool) -> list[Piece]:
@@ -44,6 +56,7 @@ def over_units(inner: Piece, rank: int, signs: frozenset[int], n: int, permutes:
       permutes: whether the outer group permutes the units.
     """
     m, f, s = map(len, (inner.mult, inner.family, inner.shape))
+    inner = inner if not inner.label and not signs else finished(inner)
     if not inner.label and not signs:
         return [outer(p, 1, inner, rank, p.label) for p in (permuted(n) if permutes else [fixed(n)])]
     order = (1, 2, 0, 3) if permutes else (1, 0, 2, 3)
@@ -68,8 +81,7 @@ def standard_squared(n: int) -> list[Piece]:
     One trivial piece; from n = 3 on a standard one, read off the diagonal, and the antisymmetric matrices; from
     n = 4 on the rest of the symmetric ones.
     """
-    centre = np.eye(n) - 1 / n
-    pieces = [_trace(centre, n - 1)]
+    pieces = [_trace(np.eye(n) - 1 / n, n - 1)]
     if n > 2:
         scale = math.sqrt(n / (n - 2))
         pieces.append(
