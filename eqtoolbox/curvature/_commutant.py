@@ -366,10 +366,7 @@ class Commutant:
     def matvec(self, blocks: Blocks, tree: Params) -> Params:
         """The product A v of the operator with these blocks and a vector, in the dtypes of the vector."""
         self._check_components(blocks, "the blocks")
-        moved = {
-            name: _product(blocks[name], a)
-            for name, a in self.coordinates(tree).items()
-        }
+        moved = {name: _product(blocks[name], a) for name, a in self.coordinates(tree).items()}
         return self.from_coordinates(moved, tree)
 
     def solve(self, blocks: Blocks, tree: Params) -> Params:
