@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from eqtoolbox.curvature import _estimators, _spectrum
+from eqtoolbox.curvature._checks import check_finite, real_leaves
 from eqtoolbox.curvature._components import Component, find_components
+from eqtoolbox.curvature._piece import ones
 from eqtoolbox.curvature._shrinkage import ledoit_wolf, oas
 from eqtoolbox.linalg import (
     Estimate,
@@ -52,7 +53,10 @@ class Commutant:
     them. Nothing of size p × p is formed.
 
     GL(n) and scalings have no invariant distribution (GC-C): they act through their maximal compact subgroup,
-    ``sym.compact()``, kept as ``symmetry``.
+    ``sym.compact()``, kept as ``symmetry``; ``print(com)`` says so.
+
+    Numbers that are not finite raise a ValueError that names the leaf, or the component of the blocks, where they
+    are known; inside jit, vmap or grad they pass on as NaN.
 
     >>> import jax, jax.numpy as jnp
     >>> from eqtoolbox import Symmetry, groups
@@ -76,12 +80,14 @@ class Commutant:
       leaves: pairs (path, shape) of the parameters, in the order of the tree.
       diagonal: names of fixed axes along which operators are diagonal.
       diagonal_above: fixed axes larger than this are diagonal too; None for none.
+      reduced: pairs (group, compact group) of the groups that act through a smaller one; no part of equality.
     """
 
     symmetry: Symmetry
     leaves: tuple[tuple[str, tuple[int, ...]], ...]
     diagonal: tuple[str, ...]
     diagonal_above: int | None
+    reduced: tuple[tuple[str, str], ...] = field(compare=False)
 
     def __init__(
         self,
@@ -113,10 +119,16 @@ class Commutant:
         shapes = []
         for path, leaf in real_leaves(params, "the parameters"):
             shapes.append((path, tuple(jnp.shape(leaf))))
+        if not shapes:
+            raise ValueError("the parameters have no leaves")
         object.__setattr__(self, "symmetry", compact)
         object.__setattr__(self, "leaves", tuple(shapes))
         object.__setattr__(self, "diagonal", tuple(sorted(set(diagonal))))
         object.__setattr__(self, "diagonal_above", diagonal_above)
+        compact_groups = {f.key: f.group for f in compact.factors}
+        pairs = [(f.group, compact_groups[f.key]) for f in sym.factors if f.key in compact_groups]
+        reduced = tuple(dict.fromkeys((str(a), str(b)) for a, b in pairs if a != b))
+        object.__setattr__(self, "reduced", reduced)
         entries = sum(c.entries for c in self.components)
         if entries > BLOCK_LIMIT:
             largest = max(self.components, key=lambda c: c.entries)
@@ -208,11 +220,16 @@ class Commutant:
           ValueError: as for ``coordinates``.
         """
         if axis is None:
-            return {c.name: _gram(a) / c.dimension for c, a in self._pairs(self.coordinates(grads))}
-        stacked = self._stacked_coordinates(grads, axis)
-        count = _count(stacked)
-        side_by_side = ((c, jnp.moveaxis(a, 0, -2)) for c, a in self._pairs(stacked))
-        return {c.name: _gram(a.reshape(*a.shape[:-2], -1)) / (c.dimension * count) for c, a in side_by_side}
+            blocks = {c.name: _gram(a) / c.dimension for c, a in self._pairs(self.coordinates(grads))}
+        else:
+            stacked = self._stacked_coordinates(grads, axis)
+            count, blocks = _count(stacked), {}
+            for c, a in self._pairs(stacked):
+                side_by_side = jnp.moveaxis(a, 0, -2)
+                flat = side_by_side.reshape(*side_by_side.shape[:-2], -1)
+                blocks[c.name] = _gram(flat) / (c.dimension * count)
+        check_finite(blocks, "the blocks", grads)
+        return blocks
 
     def mean(self, stacked: Params, axis: int = 0) -> Estimate:
         """The mean of an invariant distribution, from a stack of samples: it has a trivial component only (GC-T3.1).
@@ -259,6 +276,7 @@ class Commutant:
             if c.is_invariant:
                 a = (a - jnp.mean(a, 0, keepdims=True)) * math.sqrt(n / (n - 1))
             values[c.name], errors[c.name] = _mean_gram(a, c.dimension)
+        check_finite(values, "the covariance", stacked)
         return Estimate(values, errors, n)
 
     def shrink(self, blocks: Blocks, samples: int) -> tuple[Blocks, dict[str, Array]]:
@@ -306,6 +324,7 @@ class Commutant:
             small = a if a.shape[-2] <= a.shape[-1] else a.mT
             fourth = jnp.mean(jnp.sum((_gram(small) / c.dimension) ** 2, (-2, -1)), 0)
             shrunk[c.name] = ledoit_wolf(mean, fourth, len(a))
+        check_finite({k: b for k, (b, _) in shrunk.items()}, "the blocks", stacked)
         return {k: b for k, (b, _) in shrunk.items()}, {k: w for k, (_, w) in shrunk.items()}
 
     def explained(self, stacked: Params, axis: int = 0) -> Array:
@@ -342,7 +361,8 @@ class Commutant:
 
         Safe in float32: eigenvalues within rounding of zero, |w| < m ε max|w|, are replaced by that bound, since
         neither their size nor their sign means anything, and ``damping`` times max|w| is added to every eigenvalue,
-        in each component.
+        in each component; a block of zeros counts as one of the smallest positive numbers. The derivative, also where
+        eigenvalues coincide, takes what is replaced and added as constants.
 
         Args:
           function: maps an array of eigenvalues to one of the same shape.
@@ -477,7 +497,9 @@ class Commutant:
         Raises:
           ValueError: there is no key, or ``samples`` is less than 1.
         """
-        return _estimators.operator(self, matvec, params, key, samples, exact, batch_size)
+        estimate = _estimators.operator(self, matvec, params, key, samples, exact, batch_size)
+        check_finite(estimate.value, "the estimate", params)
+        return estimate
 
     def hessian(
         self, loss: Callable[[Params], Array], params: Params, key: Array | None = None, **options
@@ -515,7 +537,9 @@ class Commutant:
         Returns:
           An ``Estimate`` of blocks with standard errors over the examples.
         """
-        return _estimators.fisher(self, example_loss, params, batch, batch_size)
+        estimate = _estimators.fisher(self, example_loss, params, batch, batch_size)
+        check_finite(estimate.value, "the estimate", params)
+        return estimate
 
     # Inside.
 
@@ -566,6 +590,8 @@ class Commutant:
             shape = jnp.shape(values[c.name])
             if shape[:-1] != expected or (what == "the blocks" and shape[-1] != c.multiplicity):
                 raise ValueError(f"{what}: {c.name!r} must have the shape {(*expected, '…')}, got {shape}")
+        if what == "the blocks":
+            check_finite(values, what)
 
     def _check_small(self, what: str) -> None:
         if self.size > DENSE_LIMIT:
@@ -578,26 +604,12 @@ class Commutant:
         return f"Commutant({self.symmetry!r}; {self.num_factors} free numbers, {self.size} parameters)"
 
 
-def real_leaves(tree: Params, what: str) -> list[tuple[str, Any]]:
-    """The paths and leaves of a tree of real arrays.
-
-    Raises:
-      TypeError: naming the leaf that holds no real numbers.
-    """
-    pairs = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
-    leaves = [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in pairs]
-    for path, leaf in leaves:
-        if isinstance(leaf, optax.MaskedNode) or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(f"leaf {path!r} of {what} must hold real numbers, got {leaf!r}")
-    return leaves
-
-
 def _gram(a: Array) -> Array:
     """A Aᵀ. A single row is squared and summed where it is made, instead of being written down for a matmul."""
     if a.shape[-2] == 1:
         k = math.gcd(a.shape[-1], 2 ** (a.shape[-1].bit_length() // 2))
         parts = jnp.sum(jnp.square(a.reshape(*a.shape[:-1], -1, k)), -1)  # sums of sums: exact to rounding
-        return jnp.matmul(parts, jnp.ones((parts.shape[-1], 1), a.dtype), precision=_HIGHEST)
+        return jnp.matmul(parts, ones(parts.shape[-1], a.dtype), precision=_HIGHEST)
     return jnp.matmul(a, a.mT, precision=_HIGHEST)
 
 

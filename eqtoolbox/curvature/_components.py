@@ -110,13 +110,15 @@ def find_components(
         name for factor in sym.factors for name in factor.spaces if not isinstance(factor.group, Trivial)
     }
     seen: set[str] = set()
+    along: dict[str, tuple[str, int]] = {}
     for path, plan in plans.items():
         for number, block in enumerate(plan.blocks):
             seen |= {name for name in block.names if name is not None}
             try:
-                pieces, axes = _block_pieces(path, block, wanted - moving, above)
+                pieces, axes = _block_pieces(path, number, block, wanted - moving, above)
             except ValueError as error:
                 raise ValueError(f"leaf {path!r}: {error}") from None
+            _check_sizes(path, block, pieces, along)
             for piece in pieces:
                 start = rows.get(piece.label, 0)
                 member = Member(path, number, axes, finished(piece), start)
@@ -143,8 +145,26 @@ def find_components(
     return tuple(sorted(components, key=lambda c: (bool(c.label), c.name)))
 
 
+def _check_sizes(path: str, block: Block, pieces: list[Piece], along: dict[str, tuple[str, int]]) -> None:
+    """Checks that an axis along which operators are diagonal has one size on all leaves; notes where it was met.
+
+    Raises:
+      ValueError: naming the axis, the leaves and the sizes.
+    """
+    taken = {label[1] for piece in pieces for _, label in piece.label if label[0] == "along"}
+    for size, name in zip(block.shape, block.names, strict=True):
+        if name is None or name not in taken:
+            continue
+        first, expected = along.setdefault(name, (path, size))
+        if size != expected:
+            raise ValueError(
+                f"operators cannot be diagonal along {name!r}: it has size {expected} on leaf {first!r} and size "
+                f"{size} on leaf {path!r}"
+            )
+
+
 def _block_pieces(
-    path: str, block: Block, named: set[str], above: int | None
+    path: str, number: int, block: Block, named: set[str], above: int | None
 ) -> tuple[list[Piece], tuple[int, ...]]:
     """The pieces of a block, and its axes in the order in which they are read."""
     parts: list[tuple[Any, list[Piece], int]] = []
@@ -160,7 +180,7 @@ def _block_pieces(
         if axis in order:
             continue
         if name in named or (above is not None and size > above):
-            place = name or f"{path}[{axis}]"
+            place = name or f"{path}[{f'{number}, ' if number else ''}{axis}]"
             tag = ("along", place, sum(tag[1] == place for tag, _, _ in apart))
             apart.append((tag, diagonal(size, tag), axis))
         else:

@@ -10,9 +10,11 @@ standard representation of S(n), the matrices without diagonal for a pair of uni
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -33,6 +35,8 @@ class Piece(NamedTuple):
       decode: its adjoint, isometric on the image of ``encode``.
       centred: axes of the shape along which the mean is still to be taken off what ``encode`` returns; it is done
         at the end, for all of them in one pass over the data (see ``finished``).
+      summed: where ``encode`` only sums over its axes, the same on the axes before the last few, (x, few) -> y, so
+        that a large array need not be transposed first; else None.
     """
 
     label: Label
@@ -43,6 +47,7 @@ class Piece(NamedTuple):
     encode: Callable[[Array], Array]
     decode: Callable[[Array], Array]
     centred: tuple[int, ...] = ()
+    summed: Callable[[Array, int], Array] | None = None
 
 
 def same(x: Array) -> Array:
@@ -89,9 +94,16 @@ def regroup(x: Array, counts: Sequence[int], order: Sequence[int]) -> Array:
 
 def outer(a: Piece, a_rank: int, b: Piece, b_rank: int, label: Label) -> Piece:
     """The tensor product of two pieces: reads the axes of ``a``, then those of ``b``."""
+    if a is UNIT:
+        return b._replace(label=label)
+    if b is UNIT:
+        return a._replace(label=label)
     ma, fa, sa, mb, fb, sb = map(len, (a.mult, a.family, a.shape, b.mult, b.family, b.shape))
+    first, second = a.summed, b.summed
 
     def encode(x: Array) -> Array:
+        if first is not None:
+            return b.encode(first(x, b_rank))
         y = regroup(b.encode(x), (a_rank, mb, fb, sb), (1, 2, 3, 0))
         return regroup(a.encode(y), (mb, fb, sb, ma, fa, sa), (3, 0, 4, 1, 5, 2))
 
@@ -99,6 +111,9 @@ def outer(a: Piece, a_rank: int, b: Piece, b_rank: int, label: Label) -> Piece:
         x = a.decode(regroup(y, (ma, mb, fa, fb, sa, sb), (1, 3, 5, 0, 2, 4)))
         return b.decode(regroup(x, (mb, fb, sb, a_rank), (3, 0, 1, 2)))
 
+    summed = None
+    if first is not None and second is not None:
+        summed = lambda x, few: first(second(x, few), few)  # noqa: E731
     return Piece(
         label,
         a.dimension * b.dimension,
@@ -108,14 +123,27 @@ def outer(a: Piece, a_rank: int, b: Piece, b_rank: int, label: Label) -> Piece:
         encode,
         decode,
         a.centred + tuple(len(a.shape) + i for i in b.centred),
+        summed,
     )
 
 
+def ones(n: int, dtype: Any) -> Array:
+    """A column of ones, shape (n, 1), hidden from the compiler.
+
+    A product with it sums rows as fast as memory is read. XLA would see through plain ones and make a reduction,
+    which it fuses with what comes before: on a CPU many times slower, and less exact for long rows.
+    """
+    return jax.lax.optimization_barrier(jnp.ones((n, 1), dtype))
+
+
 def mean(x: Array, axis: int) -> Array:
-    """The mean along one axis, which stays with size 1, as a matmul: several times faster than a sum on a CPU."""
-    n = x.shape[axis]
-    total = jnp.tensordot(x, jnp.ones((n,), x.dtype), ((axis,), (0,)), precision="highest")
-    return jnp.expand_dims(total / n, axis)
+    """The mean along one axis, which stays with size 1."""
+    n, axis = x.shape[axis], axis % x.ndim
+    if axis == x.ndim - 1:
+        return jnp.matmul(x, ones(n, x.dtype), precision="highest") / n
+    rows = x.reshape(*x.shape[: axis + 1], math.prod(x.shape[axis + 1 :]))
+    total = jnp.matmul(ones(n, x.dtype).mT, rows, precision="highest") / n
+    return total.reshape(*x.shape[:axis], 1, *x.shape[axis + 1 :])
 
 
 def centre(x: Array, axes: Sequence[int]) -> Array:
@@ -150,6 +178,7 @@ def then(first: Piece, second: Piece) -> Piece:
         mult=first.mult + second.mult,
         encode=lambda x: second.encode(first.encode(x)),
         decode=lambda y: first.decode(second.decode(y)),
+        summed=None,
     )
 
 
@@ -160,6 +189,7 @@ def reordered(piece: Piece, counts: Sequence[int], order: Sequence[int]) -> Piec
     return piece._replace(
         encode=lambda x: piece.encode(regroup(x, counts, order)),
         decode=lambda y: regroup(piece.decode(y), moved, back),
+        summed=None,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -49,18 +51,63 @@ def apply(
     """``Commutant.apply`` on blocks; also the number of eigenvalues replaced in each component."""
     new, clipped = {}, {}
     for name, block in blocks.items():
+        block = block.astype(jnp.promote_types(block.dtype, jnp.float32))
         if block.shape[-1] == 0:
             new[name], clipped[name] = block, jnp.int32(0)
             continue
-        w, v = jnp.linalg.eigh(block)
-        eps = float(jnp.finfo(w.dtype).eps)
-        largest = jnp.max(jnp.abs(w), -1, keepdims=True)
-        bound = w.shape[-1] * eps * largest
-        small = jnp.abs(w) < bound
-        w = jnp.where(small, bound, w) + (eps if damping is None else damping) * largest
-        new[name] = jnp.matmul(v * function(w)[..., None, :], v.mT, precision=_HIGHEST)
+        w, v = jnp.linalg.eigh(jax.lax.stop_gradient(block))
+        safe, small = _safe(w, damping)
+        whole, constants = jax.closure_convert(lambda u, to=safe: function(to(u)), w)
+        new[name] = _from_eigen(whole, block, w, v, tuple(constants))
         clipped[name] = jnp.sum(small)
     return new, clipped
+
+
+def _safe(w: Array, damping: float | None) -> tuple[Callable[[Array], Array], Array]:
+    """A function that takes eigenvalues near ``w`` away from 0, and which of them it replaces."""
+    info = jnp.finfo(w.dtype)
+    eps = float(info.eps)
+    # The smallest normal number where all is 0: a function such as w ** -0.5 stays finite.
+    largest = jnp.maximum(jnp.max(jnp.abs(w), -1, keepdims=True), float(info.tiny) / eps)
+    bound = w.shape[-1] * eps * largest
+    small = jnp.abs(w) < bound
+    added = (eps if damping is None else damping) * largest
+    return (lambda u: jnp.where(small, bound, u) + added), small
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _from_eigen(function, block: Array, w: Array, v: Array, constants: tuple[Array, ...]) -> Array:
+    """f(A) for a matrix A = v diag(w) vᵀ; its derivative exists where eigenvalues coincide too."""
+    del block
+    return _sandwich(v * function(w, *constants)[..., None, :], v)
+
+
+@_from_eigen.defjvp
+def _from_eigen_jvp(function, primals, tangents) -> tuple[Array, Array]:
+    """The derivative of f(A): v (L ∘ vᵀ dA v) vᵀ, L the divided differences of f (Daleckii & Krein 1965)."""
+    block, _, _, constants = primals
+    change, _, _, by_constants = tangents
+    w, v = jnp.linalg.eigh(block)
+    values, slopes = jax.jvp(lambda u: function(u, *constants), (w,), (jnp.ones_like(w),))
+    gap = w[..., :, None] - w[..., None, :]
+    size = jnp.maximum(jnp.abs(w)[..., :, None], jnp.abs(w)[..., None, :])
+    near = jnp.abs(gap) <= float(jnp.finfo(w.dtype).eps) ** (1 / 3) * size
+    quotient = (values[..., :, None] - values[..., None, :]) / jnp.where(near, 1, gap)
+    average = (slopes[..., :, None] + slopes[..., None, :]) / 2
+    inside = jnp.where(near, average, quotient) * _sandwich(v.mT, v.mT, change)
+    if constants:
+        _, direct = jax.jvp(lambda c: function(w, *c), (constants,), (by_constants,))
+        inside = inside + direct[..., None] * jnp.eye(w.shape[-1], dtype=w.dtype).reshape(
+            (1,) * (w.ndim - 1) + (w.shape[-1],) * 2
+        )
+    return _sandwich(v * values[..., None, :], v), _sandwich(v, v, inside)
+
+
+def _sandwich(left: Array, right: Array, middle: Array | None = None) -> Array:
+    """left middle rightᵀ."""
+    if middle is not None:
+        left = jnp.matmul(left, middle, precision=_HIGHEST)
+    return jnp.matmul(left, right.mT, precision=_HIGHEST)
 
 
 def spectrum(com: Commutant, blocks: Blocks) -> BlockSpectrum:
@@ -93,4 +140,5 @@ def table(com: Commutant) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = ["  ".join([*(t.ljust(w) for t, w in zip(row[:3], widths, strict=True)), row[3]]) for row in rows]
     head = f"commutant of {groups}: {com.num_factors} free numbers for {com.size} parameters"
-    return "\n".join([head, *(line.rstrip() for line in lines)])
+    notes = [f"{whole} has no invariant distribution: it acts through {part}" for whole, part in com.reduced]
+    return "\n".join([head, *notes, *(line.rstrip() for line in lines)])

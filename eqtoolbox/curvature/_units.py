@@ -34,9 +34,14 @@ STANDARD: Label = ("standard",)
 def permuted(n: int) -> list[Piece]:
     """The permutation representation of S(n): trivial and, from n = 2 on, standard (the mean-free vectors)."""
     root = math.sqrt(n)
+
+    def summed(x: Array, few: int) -> Array:
+        return jnp.squeeze(mean(x, -1 - few), -1 - few) * root
+
     trivial = UNIT._replace(
-        encode=lambda x: mean(x, -1)[..., 0] * root,
+        encode=lambda x: summed(x, 0),
         decode=lambda y: jnp.broadcast_to(y[..., None] / root, (*y.shape, n)),
+        summed=summed,
     )
     return [trivial, Piece(STANDARD, n - 1, (), (), (n,), same, same, centred=(0,))][: 1 if n == 1 else 2]
 
@@ -153,6 +158,7 @@ def induced_squared(a: Piece, b: Piece, inner: Inner) -> list[Piece]:
                 p._replace(
                     encode=lambda x, p=p: p.encode(_diagonal(x, ra, rb)),
                     decode=lambda y, p=p: _from_diagonal(p.decode(y), ra, rb),
+                    summed=None,
                 )
             )
     if n == 1:
@@ -220,6 +226,7 @@ def units_squared(a: Piece, b: Piece, inner: Inner) -> list[Piece]:
                     decode=lambda y, p=p: regroup(
                         _from_diagonal(p.decode(y), ra, rb), (1, ra, 1, rb), (0, 2, 1, 3)
                     ),
+                    summed=None,
                 )
             )
     if n == 1:

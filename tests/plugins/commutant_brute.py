@@ -163,6 +163,11 @@ def invariant_basis(matrices, p):
     return np.tensordot(v[:, small].T, units, 1)
 
 
+def limit(space):
+    """How many axes of a leaf may carry a space: the products of characters of signs inside units are refused."""
+    return 1 if space.inner and space.inner[0] == "Z" else 2
+
+
 @st.composite
 def architectures(draw, largest=13, kinds="OBSZFT", wreaths=True):
     """Random architectures with at most ``largest`` parameters; no space is on more than two axes of a leaf."""
@@ -180,7 +185,7 @@ def architectures(draw, largest=13, kinds="OBSZFT", wreaths=True):
         for _ in range(draw(st.integers(0, 2))):
             axis = []
             for _ in range(draw(st.sampled_from([1, 1, 1, 2]))):
-                free = [s for s in spaces if used[s] < 2]
+                free = [s for s in spaces if used[s] < limit(s)]
                 if not free or draw(st.integers(0, 3)) == 0:
                     axis.append(draw(st.integers(1, 3)))
                     continue
