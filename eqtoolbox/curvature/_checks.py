@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.core import Tracer
 
 
 def real_leaves(tree: Any, what: str) -> list[tuple[str, Any]]:
@@ -38,9 +39,9 @@ def check_finite(values: Mapping[str, Array], what: str, tree: Any = None) -> No
       ValueError: naming the leaf of the tree, or else the component.
     """
     for name, value in values.items():
-        if isinstance(value, jax.core.Tracer) or bool(jnp.all(jnp.isfinite(value))):
+        if isinstance(value, Tracer) or bool(jnp.all(jnp.isfinite(value))):
             continue
         for path, leaf in real_leaves(tree, "the tree"):
-            if not isinstance(leaf, jax.core.Tracer) and (bad := int(jnp.sum(~jnp.isfinite(leaf)))):
+            if not isinstance(leaf, Tracer) and (bad := int(jnp.sum(~jnp.isfinite(leaf)))):
                 raise ValueError(f"leaf {path!r} must be finite, got {bad} numbers that are not")
         raise ValueError(f"{what} must be finite, got {name!r} = {np.asarray(value)}")

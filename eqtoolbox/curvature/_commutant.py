@@ -361,8 +361,9 @@ class Commutant:
 
         Safe in float32: eigenvalues within rounding of zero, |w| < m ε max|w|, are replaced by that bound, since
         neither their size nor their sign means anything, and ``damping`` times max|w| is added to every eigenvalue,
-        in each component; a block of zeros counts as one of the smallest positive numbers. The derivative, also where
-        eigenvalues coincide, takes what is replaced and added as constants.
+        in each component; a block of zeros counts as one of the smallest positive numbers. The first
+        derivative exists where eigenvalues coincide, higher ones where they differ; what is replaced and added
+        counts as constant.
 
         Args:
           function: maps an array of eigenvalues to one of the same shape.
