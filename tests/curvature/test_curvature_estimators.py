@@ -86,11 +86,11 @@ def test_fisher_is_the_mean_of_gradients_of_examples(x64):
     def example_loss(p, x, y):
         return jnp.sum((model(p, x[None])[0] - y) ** 2) / 2
 
-    estimate = com.fisher(example_loss, params, x, y, batch_size=4)
+    estimate = jax.jit(lambda p: com.fisher(example_loss, p, x, y, batch_size=4))(params)
     grads = jax.vmap(jax.grad(example_loss), (None, 0, 0))(params, x, y)
     rows = jax.vmap(lambda g: ravel_pytree(g)[0])(grads)
-    dense = com.project(rows.T @ rows / 9)
-    for name, block in com.gram(grads, axis=0).items():
+    dense = jax.jit(com.project)(rows.T @ rows / 9)
+    for name, block in jax.jit(lambda g: com.gram(g, axis=0))(grads).items():
         np.testing.assert_allclose(block, dense[name], atol=1e-12)
         np.testing.assert_allclose(estimate.value[name], dense[name], atol=1e-12)
     assert estimate.samples == 9
@@ -109,13 +109,14 @@ def test_mean_and_covariance_of_an_invariant_distribution(x64):
     samples = jax.random.normal(jax.random.key(2), (600, com.size)) @ root.T + centre[None]
     unravel = ravel_pytree(tree(jax.random.key(0)))[1]
     stacked = jax.vmap(unravel)(samples)
-    mean, covariance = com.mean(stacked), com.covariance(stacked)
+    mean, covariance = jax.jit(lambda s: (com.mean(s), com.covariance(s)))(stacked)
     gap = (ravel_pytree(mean.value)[0] - centre) / ravel_pytree(mean.standard_error)[0]
     assert np.abs(gap).max() < 5
     z = z_scores(covariance, com.project(root @ root.T))
     assert np.abs(z).max() < 5
     assert 0.5 < np.mean(z**2) < 1.6
-    turned = com.covariance(jax.tree.map(lambda a: jnp.moveaxis(a, 0, -1), stacked), axis=-1)
+    last = jax.tree.map(lambda a: jnp.moveaxis(a, 0, -1), stacked)
+    turned = jax.jit(lambda s: com.covariance(s, axis=-1))(last)
     np.testing.assert_allclose(turned.value["trivial"], covariance.value["trivial"], rtol=1e-12)
 
 
@@ -124,21 +125,22 @@ def test_the_share_explained_is_that_of_the_dense_matrices(x64):
     stacked = jax.vmap(tree)(jax.random.split(jax.random.key(0), 7))
     rows = np.asarray(jax.vmap(lambda t: ravel_pytree(t)[0])(stacked))
     raw = rows.T @ rows / 7
-    kept = com.to_dense(com.project(raw))
-    np.testing.assert_allclose(com.explained(stacked), np.sum(kept**2) / np.sum(raw**2), rtol=1e-12)
+    kept = jax.jit(lambda m: com.to_dense(com.project(m)))(raw)
+    explained = jax.jit(com.explained)
+    np.testing.assert_allclose(explained(stacked), np.sum(kept**2) / np.sum(raw**2), rtol=1e-12)
     closed = jax.vmap(lambda k: com.symmetry.act(com.symmetry.sample(k), tree(jax.random.key(5))))
-    many = closed(jax.random.split(jax.random.key(6), 400))
-    assert 0.9 < com.explained(many) <= 1
+    many = jax.jit(closed)(jax.random.split(jax.random.key(6), 400))
+    assert 0.9 < explained(many) <= 1
 
 
 def test_shrinkage_has_the_weights_of_dense_formulas_and_helps(x64):
     com = commutant()
-    truth = com.project(np.diag(np.linspace(1, 2, com.size)))
-    root = np.linalg.cholesky(com.to_dense(truth))
+    truth = jax.jit(com.project)(np.diag(np.linspace(1, 2, com.size)))
+    root = np.linalg.cholesky(jax.jit(com.to_dense)(truth))
     unravel = ravel_pytree(tree(jax.random.key(0)))[1]
     stacked = jax.vmap(unravel)(jax.random.normal(jax.random.key(1), (3, com.size)) @ root.T)
-    raw = com.gram(stacked, axis=0)
-    for shrunk, weights in (com.shrink(raw, 3), com.shrunk_gram(stacked)):
+    raw = jax.jit(lambda s: com.gram(s, axis=0))(stacked)
+    for shrunk, weights in (jax.jit(lambda b: com.shrink(b, 3))(raw), jax.jit(com.shrunk_gram)(stacked)):
         for c in com.components:
             assert 0 < weights[c.name] <= 1
             np.testing.assert_allclose(jnp.trace(shrunk[c.name]), jnp.trace(raw[c.name]), rtol=1e-12)
@@ -192,11 +194,13 @@ def test_it_is_static_hashable_and_goes_through_transformations(x64):
     assert str(SIGNED) in str(commutant(SIGNED))
     stacked = jax.vmap(tree)(jax.random.split(jax.random.key(1), 3))
     many = jax.jit(jax.vmap(com.gram))(stacked)
-    np.testing.assert_allclose(jnp.mean(many["trivial"], 0), com.gram(stacked, axis=0)["trivial"], rtol=1e-12)
-    slope = jax.grad(lambda p: com.trace(com.gram(p)))(params)
+    np.testing.assert_allclose(
+        jnp.mean(many["trivial"], 0), jax.jit(lambda s: com.gram(s, axis=0))(stacked)["trivial"], rtol=1e-12
+    )
+    slope = jax.jit(jax.grad(lambda p: com.trace(com.gram(p))))(params)
     np.testing.assert_allclose(slope["w1"], 2 * params["w1"], rtol=1e-12)  # the trace is |g|²
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
-    out = com.matvec(com.identity(jnp.float32), half)
+    out = jax.jit(com.matvec)(com.identity(jnp.float32), half)
     assert out["w1"].dtype == jnp.bfloat16
     np.testing.assert_allclose(out["w1"].astype(float), half["w1"].astype(float), atol=0.05)
 

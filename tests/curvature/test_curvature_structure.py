@@ -93,7 +93,7 @@ def check_architecture(architecture):
 
 
 @pytest.mark.usefixtures("x64")
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(architectures())
 @example(TWICE)
 @example(Architecture((SIGNED,), ((((SIGNED, "units"),), ((SIGNED, "squared"),)), (((SIGNED, "squared"),),))))
@@ -102,7 +102,7 @@ def test_random_architectures(architecture):
     check_architecture(architecture)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(architectures(largest=18))
 def test_number_of_factors_of_random_architectures(architecture):
     com = Commutant(architecture.symmetry(), architecture.params())

