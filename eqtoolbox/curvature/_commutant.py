@@ -20,6 +20,8 @@ from eqtoolbox.curvature._shrinkage import ledoit_wolf, oas
 from eqtoolbox.linalg import (
     Estimate,
     Moments,
+    check_integer,
+    check_number,
     ggn_fn,
     hvp_fn,
     moments_estimate,
@@ -113,8 +115,8 @@ class Commutant:
         check_symmetry(sym, "a commutant")
         if isinstance(diagonal, str):
             raise TypeError(f"`diagonal` must be a sequence of names of axes, got the string {diagonal!r}")
-        if diagonal_above is not None and (isinstance(diagonal_above, bool) or diagonal_above < 1):
-            raise ValueError(f"`diagonal_above` must be a positive integer or None, got {diagonal_above!r}")
+        if diagonal_above is not None:
+            check_integer(diagonal_above, "diagonal_above", 1)
         compact = sym.compact()
         shapes = []
         for path, leaf in real_leaves(params, "the parameters"):
@@ -375,9 +377,14 @@ class Commutant:
           Blocks of f(A); with ``full`` also an ``ApplyInfo``.
 
         Raises:
-          ValueError: the blocks are not those of this commutant.
+          TypeError: ``damping`` is no number.
+          ValueError: the blocks are not those of this commutant, or ``damping`` is negative.
         """
         self._check_components(blocks, "the blocks")
+        if damping is not None:
+            check_number(damping, "`damping`")
+            if not isinstance(damping, jax.core.Tracer) and not damping >= 0:
+                raise ValueError(f"`damping` must not be negative, got {damping!r}")
         new, clipped = _spectrum.apply(function, blocks, damping)
         dimensions = {c.name: c.dimension for c in self.components}
         total = sum((dimensions[k] * count for k, count in clipped.items()), jnp.int32(0))

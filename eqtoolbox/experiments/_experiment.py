@@ -103,8 +103,11 @@ def find_experiments(names: Sequence[str]) -> list[Experiment]:
     """The experiments of those names; underscores count as dashes.
 
     Raises:
+      TypeError: one string instead of a sequence of names.
       ExperimentError: there is none of a name; says which names are near.
     """
+    if isinstance(names, str):
+        raise TypeError(f"find_experiments needs a sequence of names, got the string {names!r}")
     known, found = all_experiments(), []
     for name in names:
         key = name.replace("_", "-")

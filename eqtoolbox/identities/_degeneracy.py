@@ -14,7 +14,7 @@ from eqtoolbox.identities._hessian import hessian_images
 from eqtoolbox.identities._identity import relative
 from eqtoolbox.identities._position import real_arrays
 from eqtoolbox.linalg import rank_from_singular_values, tree_norm, unravel_stack
-from eqtoolbox.symmetry import Symmetry, generator_matrix
+from eqtoolbox.symmetry import Symmetry, check_symmetry, generator_matrix
 
 Tree = Any
 
@@ -59,12 +59,13 @@ def degeneracy(
       A ``Degeneracy``.
 
     Raises:
-      TypeError: a leaf does not hold real numbers.
+      TypeError: ``sym`` is no symmetry, or a leaf does not hold real numbers.
       ValueError: the matrix of generators would be too large.
 
     Reference:
       Yang & Ziyin, section 5.4.
     """
+    check_symmetry(sym, "degeneracy")
     params = real_arrays(params, "params")
     gradient = tree_norm(jax.grad(lambda p: output_loss(model(p)))(params))
     rows = jnp.zeros((0, sum(leaf.size for leaf in jax.tree.leaves(params))))

@@ -14,7 +14,7 @@ from eqtoolbox.identities._identity import Identity, relative
 from eqtoolbox.identities._position import evaluate
 from eqtoolbox.identities._quadratic import quadratic
 from eqtoolbox.identities._second_order import second_order
-from eqtoolbox.linalg import stack_vdot, tree_norm, tree_vdot
+from eqtoolbox.linalg import check_like, check_number, name_leaf, stack_vdot, tree_norm, tree_vdot
 from eqtoolbox.symmetry import Equivariance
 
 Tree = Any
@@ -39,14 +39,24 @@ def homogeneous(degree: float, weights: Tree | None = None) -> Equivariance:
     Returns:
       An ``Equivariance`` with its inverses and the identity 0.
 
+    Raises:
+      TypeError: the degree or a weight is no real number.
+      ValueError: where it acts, the weights are no prefix of the parameters.
+
     Reference:
       Yang & Ziyin, sections 4.2 and 5.1.
     """
+    check_number(degree, "`degree`")
+    for path, weight in jax.tree.leaves_with_path(weights):
+        check_number(weight, f"leaf `{name_leaf(path)}` of `weights`")
 
     def scale(params: Tree, lam: Array) -> Tree:
         if weights is None:
             return jax.tree.map(lambda x: x * jnp.exp(lam).astype(x.dtype), params)
-        factors = jax.tree.map(lambda w, part: jax.tree.map(lambda _: w, part), weights, params)
+        try:
+            factors = jax.tree.broadcast(weights, params)
+        except ValueError as error:
+            raise ValueError(f"`weights` must be a prefix of the parameters: {error}") from None
         return jax.tree.map(lambda x, w: x * jnp.exp(w * lam).astype(x.dtype), params, factors)
 
     def scale_output(outputs: Tree, lam: Array) -> Tree:
@@ -215,10 +225,20 @@ def alignment(
     Returns:
       An ``Alignment``.
 
+    Raises:
+      TypeError: the degree is no real number.
+      ValueError: the eigenvalues are not k numbers, or the eigenvectors not k trees like the parameters.
+
     Reference:
       Yang & Ziyin, Corollary 1 and its proof A.2.
     """
+    check_number(degree, "`degree`")
     at = evaluate(model, output_loss, params)
+    rows = jnp.shape(eigenvalues)[0] if jnp.ndim(eigenvalues) == 1 else None
+    if rows is None:
+        raise ValueError(f"`eigenvalues` must have shape (k,), got {jnp.shape(eigenvalues)}")
+    stack = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype), at.params)
+    check_like(eigenvectors, stack, "eigenvectors", "params, with a leading axis as long as eigenvalues")
     radial = radial_hvp(model, output_loss, at.params, degree)
     length, slope = tree_norm(radial), tree_norm(at.gradient)
     cosine = relative(tree_vdot(at.gradient, radial), length * slope)

@@ -11,7 +11,7 @@ from jax import Array
 
 from eqtoolbox.identities._hessian import hessian_images
 from eqtoolbox.identities._identity import Identity, relative
-from eqtoolbox.linalg import hvp, tree_norm, tree_vdot
+from eqtoolbox.linalg import check_like, hvp, tree_norm, tree_vdot
 
 Tree = Any
 
@@ -83,8 +83,12 @@ def softmax_variance(probabilities: Array, direction_outputs: Array) -> Array:
     Returns:
       Shape (...): one variance per sample, never negative.
 
+    Raises:
+      ValueError: the shapes differ.
+
     Reference:
       Yang & Ziyin, section 5.3.
     """
+    check_like(direction_outputs, probabilities, "direction_outputs", "probabilities")
     mean = jnp.sum(probabilities * direction_outputs, axis=-1, keepdims=True)
     return jnp.sum(probabilities * (direction_outputs - mean) ** 2, axis=-1)

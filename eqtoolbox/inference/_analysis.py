@@ -56,9 +56,16 @@ def register_rule(*names: str) -> Callable[[Rule], Rule]:
 
     Args:
       *names: of the primitives.
+
+    Raises:
+      TypeError: there is no name, one is no string, or what is declared is no function.
     """
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"register_rule needs the names of primitives, got {names!r}")
 
     def declare(rule: Rule) -> Rule:
+        if not callable(rule):
+            raise TypeError(f"the rule of {', '.join(names)} must be a function, got {rule!r}")
         for name in names:
             RULES[name] = rule
         return rule

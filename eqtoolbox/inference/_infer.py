@@ -69,9 +69,12 @@ def infer_symmetry(
       A ``Symmetry``; ``explain`` says why each space has its group.
 
     Raises:
+      TypeError: ``frozen`` is one string.
       ValueError: a pattern matches no leaf, or with ``strict`` an operation has no rule.
       RuntimeError: the self-check failed, which is a mistake of this library.
     """
+    if isinstance(frozen, str):
+        raise TypeError(f"`frozen` must be a sequence of patterns, got the string {frozen!r}")
     paths = leaf_paths(params)
     still = {path for path in paths for pattern in frozen if fnmatch.fnmatchcase(path, pattern)}
     for pattern in frozen:

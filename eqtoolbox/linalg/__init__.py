@@ -5,6 +5,7 @@ densities, stochastic traces with standard errors, per-example gradients, numeri
 streaming moments.
 """
 
+from eqtoolbox.linalg._checks import check_integer, check_like, check_number, name_leaf
 from eqtoolbox.linalg._eigenpairs import EigenInfo, Eigenpairs, top_eigenpairs
 from eqtoolbox.linalg._estimate import Estimate
 from eqtoolbox.linalg._lanczos import Ritz, lanczos
@@ -55,6 +56,9 @@ __all__ = [
     "Ritz",
     "Spectrum",
     "basis",
+    "check_integer",
+    "check_like",
+    "check_number",
     "density_at",
     "fisher_vp",
     "ggn_fn",
@@ -76,6 +80,7 @@ __all__ = [
     "moments_update",
     "moments_update_batch",
     "moments_variance",
+    "name_leaf",
     "numerical_rank",
     "operator_rank",
     "orthonormalize",

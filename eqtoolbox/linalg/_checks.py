@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection
+from numbers import Real
 from typing import Any
 
 import jax
@@ -52,6 +53,14 @@ def check_integer(value: Any, name: str, low: int, high: int | None = None, why:
         rule = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ValueError(f"`{name}` must be {rule}{why and ' (' + why + ')'}, got {number}")
     return number
+
+
+def check_number(value: Any, name: str) -> None:
+    """Raises TypeError when ``value`` is not one real number; traced ones pass."""
+    kinds = (jnp.floating, jnp.integer)
+    number = isinstance(value, Real) or any(jnp.issubdtype(getattr(value, "dtype", bool), k) for k in kinds)
+    if isinstance(value, bool) or not number or jnp.ndim(value):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
 
 
 def check_choice(value: str, name: str, choices: Collection[str]) -> None:

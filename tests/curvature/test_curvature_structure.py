@@ -286,3 +286,17 @@ def test_a_million_parameters():
     total = sum(float(jnp.sum(x**2)) for x in tree.values())
     np.testing.assert_allclose(com.trace(blocks), total, rtol=1e-5)
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in moved.values())
+
+
+def test_settings_that_make_no_sense_are_refused_by_name():
+    params = {"w": jnp.ones((3, 4))}
+    sym = Symmetry({"w": "_ h"}, {"h": groups.Permutation(4)})
+    with pytest.raises(TypeError, match=r"`diagonal_above` must be an integer, got 2\.5"):
+        Commutant(sym, params, diagonal_above=2.5)
+    with pytest.raises(ValueError, match="`diagonal_above` must be at least 1, got 0"):
+        Commutant(sym, params, diagonal_above=0)
+    com = Commutant(sym, params)
+    with pytest.raises(ValueError, match=r"`damping` must not be negative, got -1\.0"):
+        com.apply(jnp.sqrt, com.identity(), damping=-1.0)
+    with pytest.raises(TypeError, match="`damping` must be a real number, got 'large'"):
+        com.apply(jnp.sqrt, com.identity(), damping="large")

@@ -412,3 +412,8 @@ def test_experiments_name_claims_of_the_ledger():
     for experiment in all_experiments().values():
         assert set(experiment.claim_ids) <= set(ledger)
         assert experiment.quick != experiment.full
+
+
+def test_one_string_is_no_sequence_of_names():
+    with pytest.raises(TypeError, match="find_experiments needs a sequence of names, got the string 'toy'"):
+        find_experiments("toy")

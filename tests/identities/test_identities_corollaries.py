@@ -317,3 +317,46 @@ def test_an_approximate_symmetry_along_training(x64):
     assert exact.max() < 1e-11
     assert np.all(rough > 1e-5)
     assert np.all(np.median(smooth, axis=1) < np.median(rough, axis=1) / 5)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m, p: identities.homogeneous("x"), TypeError, "`degree` must be a real number, got 'x'"),
+        (
+            lambda m, p: identities.homogeneous(2, {"a": {"b": "2"}}),
+            TypeError,
+            "leaf `a/b` of `weights` must be a real number, got '2'",
+        ),
+        (
+            lambda m, p: identities.homogeneous(2, [1.0, 2.0]).act(p, 0.1),
+            ValueError,
+            "`weights` must be a prefix of the parameters",
+        ),
+        (lambda m, p: identities.degeneracy(3, m, logistic, p), TypeError, "degeneracy needs"),
+        (
+            lambda m, p: identities.softmax_variance(jnp.ones(3) / 3, jnp.ones(2)),
+            ValueError,
+            r"`direction_outputs` must have the shape \(3,\)",
+        ),
+        (
+            lambda m, p: identities.alignment(m, logistic, p, 3.0, jnp.ones(2), p),
+            ValueError,
+            r"leaf `0` of `eigenvectors` must have the shape \(2, 4, 5\)",
+        ),
+        (
+            lambda m, p: identities.alignment(m, logistic, p, 3.0, jnp.ones((2, 2)), p),
+            ValueError,
+            r"`eigenvalues` must have shape \(k,\), got \(2, 2\)",
+        ),
+        (
+            lambda m, p: identities.alignment(m, logistic, p, "3", jnp.ones(2), p),
+            TypeError,
+            "`degree` must be a real number",
+        ),
+    ],
+)
+def test_bad_input_is_refused_by_name(call, error, message):
+    model, params = relu_net()
+    with pytest.raises(error, match=message):
+        call(model, params)

@@ -193,6 +193,8 @@ def test_frozen_leaves_do_not_move():
     assert not infer_symmetry(f, *shapes, frozen=["A"]).factors
     with pytest.raises(ValueError, match=r"the pattern 'C\*' of `frozen` matches none of the leaves A, B"):
         infer_symmetry(f, *shapes, frozen=["C*"])
+    with pytest.raises(TypeError, match="`frozen` must be a sequence of patterns, got the string 'A'"):
+        infer_symmetry(f, *shapes, frozen="A")
 
 
 def test_an_unknown_operation_pins_or_raises():
@@ -223,3 +225,11 @@ def test_a_rule_from_outside_is_used(monkeypatch):
         return inference.rules()["tanh"](analysis, equation, values[:1])
 
     assert [str(g) for g in infer_symmetry(f, params, x).groups.values()] == ["B(6)"]
+
+
+@pytest.mark.parametrize(("names", "rule"), [((), len), ((3,), len), (("fft",), 3)])
+def test_a_rule_needs_names_and_a_function(names, rule):
+    before = dict(inference.rules())
+    with pytest.raises(TypeError, match="register_rule needs the names|the rule of fft must be a function"):
+        inference.register_rule(*names)(rule)
+    assert inference.rules() == before
