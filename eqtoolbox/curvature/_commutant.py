@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from eqtoolbox.curvature import _estimators, _spectrum
 from eqtoolbox.curvature._checks import check_finite, real_leaves
@@ -383,7 +384,7 @@ class Commutant:
         self._check_components(blocks, "the blocks")
         if damping is not None:
             check_number(damping, "`damping`")
-            if not isinstance(damping, jax.core.Tracer) and not damping >= 0:
+            if not isinstance(damping, Tracer) and not damping >= 0:
                 raise ValueError(f"`damping` must not be negative, got {damping!r}")
         new, clipped = _spectrum.apply(function, blocks, damping)
         dimensions = {c.name: c.dimension for c in self.components}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
 from collections.abc import Collection
-from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def name_leaf(path: tuple) -> str:
@@ -57,9 +58,9 @@ def check_integer(value: Any, name: str, low: int, high: int | None = None, why:
 
 def check_number(value: Any, name: str) -> None:
     """Raises TypeError when ``value`` is not one real number; traced ones pass."""
-    kinds = (jnp.floating, jnp.integer)
-    number = isinstance(value, Real) or any(jnp.issubdtype(getattr(value, "dtype", bool), k) for k in kinds)
-    if isinstance(value, bool) or not number or jnp.ndim(value):
+    kind = getattr(value, "dtype", np.float64 if isinstance(value, numbers.Real) else bool)
+    real = jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)
+    if isinstance(value, bool) or not real or np.shape(value):
         raise TypeError(f"{name} must be a real number, got {value!r}")
 
 
