@@ -58,9 +58,9 @@ def check_integer(value: Any, name: str, low: int, high: int | None = None, why:
 
 def check_number(value: Any, name: str) -> None:
     """Raises TypeError when ``value`` is not one real number; traced ones pass."""
-    kind = getattr(value, "dtype", np.float64 if isinstance(value, numbers.Real) else bool)
+    kind: Any = getattr(value, "dtype", np.float64 if isinstance(value, numbers.Real) else bool)
     real = jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)
-    if isinstance(value, bool) or not real or np.shape(value):
+    if isinstance(value, bool) or not real or jnp.ndim(value) > 0:  # pyright: ignore[reportArgumentType]
         raise TypeError(f"{name} must be a real number, got {value!r}")
 
 
