@@ -26,6 +26,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from eqtoolbox.linalg import coarsest_dtype, to_float64
 from eqtoolbox.symmetry import Equivariance, Symmetry, check_symmetry
 
 Params = Any
@@ -404,15 +405,6 @@ def _check_samples(samples: int) -> None:
         raise ValueError(f"a check needs at least one random element, got samples={samples}")
 
 
-def _precision(params: Params) -> str:
-    """The coarsest floating dtype of a tree."""
-    names = {str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(params)}
-    for name in ("bfloat16", "float16", "float32"):
-        if name in names:
-            return name
-    return "float64"
-
-
 def _judge(
     measure: Callable[[Params, Any], dict[str, Discrepancy]],
     params: Params,
@@ -428,7 +420,7 @@ def _judge(
     Raises:
       AssertionError: an error is too large, or does not shrink in float64.
     """
-    precision, errors = _precision(params), measure(params, data)
+    precision, errors = coarsest_dtype(params), measure(params, data)
     rtol = TOLERANCES[precision] if rtol is None else rtol
     for what, found in errors.items():
         if not found.error <= rtol:
@@ -446,19 +438,11 @@ def _by_space(errors: dict[str, Discrepancy]) -> str:
 def _recheck(measure, params: Params, data: Any, coarse: dict[str, Discrepancy]) -> None:
     """Repeats a check in float64; fails if an error did not shrink with the rounding."""
     with jax.enable_x64(True):
-        fine = measure(_to_float64(params), _to_float64(data))
+        fine = measure(to_float64(params), to_float64(data))
     for what, found in fine.items():
         if not found.error <= FLOAT64_TOLERANCE:
             raise AssertionError(
-                f"{what or 'the check'} passes in {_precision(params)} with {coarse[what]}, but in float64 the "
+                f"{what or 'the check'} passes in {coarsest_dtype(params)} with {coarse[what]}, but in float64 the "
                 f"error does not shrink below {FLOAT64_TOLERANCE:.0e}: {found}. Either it holds only "
                 "approximately, or the function casts to float32 inside (then pass float64=False)"
             )
-
-
-def _to_float64(tree: Any) -> Any:
-    def cast(x: Any) -> Any:
-        floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
-        return jnp.asarray(np.asarray(x).astype(np.float64)) if floating else x
-
-    return jax.tree.map(cast, tree)

@@ -31,6 +31,7 @@ from eqtoolbox.linalg._per_example import (
     per_example_vdot,
     weighted_grad,
 )
+from eqtoolbox.linalg._precision import coarsest_dtype, float64, rounding, to_float64
 from eqtoolbox.linalg._rank import Rank, numerical_rank, operator_rank, rank_from_singular_values
 from eqtoolbox.linalg._spectrum import Spectrum, density_at, slq_trace, spectral_density
 from eqtoolbox.linalg._trace import hutchinson_diagonal, hutchinson_trace, hutchpp_trace
@@ -59,8 +60,10 @@ __all__ = [
     "check_integer",
     "check_like",
     "check_number",
+    "coarsest_dtype",
     "density_at",
     "fisher_vp",
+    "float64",
     "ggn_fn",
     "ggn_vp",
     "gradient_covariance_vp",
@@ -91,11 +94,13 @@ __all__ = [
     "random_stack",
     "rank_from_singular_values",
     "ravel_stack",
+    "rounding",
     "slq_trace",
     "spectral_density",
     "stack_combine",
     "stack_vdot",
     "to_dense",
+    "to_float64",
     "top_eigenpairs",
     "tree_norm",
     "tree_vdot",

@@ -11,10 +11,10 @@ import numpy as np
 from jax import Array
 
 from eqtoolbox.inference import explain, infer_symmetry
+from eqtoolbox.linalg import coarsest_dtype, float64
 from eqtoolbox.problem import Batch, Problem
 from eqtoolbox.report._config import Config
 from eqtoolbox.report._errors import ReportError, blame
-from eqtoolbox.report._precision import coarsest, float64
 from eqtoolbox.symmetry import Symmetry
 from eqtoolbox.testing import FLOAT64_TOLERANCE, TOLERANCES, Discrepancy, invariance_errors
 
@@ -156,10 +156,10 @@ def measure_invariance(sym: Symmetry, problem: Problem, params: Any, key: Array)
       key: a typed key.
     """
     inputs = training_inputs(problem)
-    dtype = coarsest(params, jax.eval_shape(problem.apply, params, inputs))
+    dtype = coarsest_dtype(params, jax.eval_shape(problem.apply, params, inputs))
     errors = invariance_errors(sym, problem.apply, params, inputs, key=key)
     with float64(params, inputs) as (p, x):
-        exact = coarsest(jax.eval_shape(problem.apply, p, x)) == "float64"
+        exact = coarsest_dtype(jax.eval_shape(problem.apply, p, x)) == "float64"
         fine = invariance_errors(sym, problem.apply, p, x, key=key) if exact else None
     return Invariance(dtype, errors, fine)
 

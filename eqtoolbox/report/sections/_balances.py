@@ -12,11 +12,10 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from markupsafe import Markup
 
-from eqtoolbox.linalg import tree_norm
+from eqtoolbox.linalg import coarsest_dtype, float64, rounding, tree_norm
 from eqtoolbox.pages import INK, MUTED, SERIES, draw, figure, kept, number, paragraph, table
 from eqtoolbox.problem import Batch
 from eqtoolbox.report._context import Context, Params
-from eqtoolbox.report._precision import coarsest, float64, rounding
 from eqtoolbox.report._section import Check, Number, Section, SectionResult
 from eqtoolbox.report._train import Probe, Step, train
 from eqtoolbox.symmetry import Symmetry
@@ -199,7 +198,7 @@ def run(context: Context) -> SectionResult:
     ).records[SECTION.name]
     scale = float(sgd["norm"][0]) or float(tree_norm(context.params)) ** 2
     data = _data(sgd, adam, scale) | {"kinds": kinds, "one_step": _slopes(one_step, scale)}
-    steps, dtype = len(context.training.loss), coarsest(context.params)
+    steps, dtype = len(context.training.loss), coarsest_dtype(context.params)
     checks = [
         Check(
             f"In {steps} steps of gradient descent the balances move by η²Σ⟨g, Xg⟩ and nothing else ({dtype})",

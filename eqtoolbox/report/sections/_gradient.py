@@ -10,11 +10,10 @@ import numpy as np
 from jax import Array
 from markupsafe import Markup
 
-from eqtoolbox.linalg import tree_norm
+from eqtoolbox.linalg import float64, rounding, tree_norm
 from eqtoolbox.pages import INK, MUTED, SERIES, draw, figure, kept, number, paragraph, table
 from eqtoolbox.problem import Batch
 from eqtoolbox.report._context import Context, Params
-from eqtoolbox.report._precision import float64, rounding
 from eqtoolbox.report._section import Check, Number, Section, SectionResult
 from eqtoolbox.report._train import Probe, Step
 from eqtoolbox.symmetry import Symmetry

@@ -11,11 +11,11 @@ from jax import Array
 from markupsafe import Markup
 
 from eqtoolbox.identities import discrete, first_order, second_order
+from eqtoolbox.linalg import float64
 from eqtoolbox.pages import number, paragraph, table
 from eqtoolbox.problem import Batch
 from eqtoolbox.report._context import Context, Params
 from eqtoolbox.report._loss import closed_over, has_real_outputs
-from eqtoolbox.report._precision import float64
 from eqtoolbox.report._section import Check, Number, Section, SectionResult
 from eqtoolbox.symmetry import Symmetry
 from eqtoolbox.testing import TOLERANCES

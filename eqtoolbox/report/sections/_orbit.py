@@ -11,11 +11,10 @@ import optax
 from jax import Array
 from markupsafe import Markup
 
-from eqtoolbox.linalg import tree_norm
+from eqtoolbox.linalg import float64, rounding, tree_norm
 from eqtoolbox.pages import INK, SERIES, draw, figure, number, paragraph, table
 from eqtoolbox.problem import Batch, Problem
 from eqtoolbox.report._context import Context, Params
-from eqtoolbox.report._precision import float64, rounding
 from eqtoolbox.report._section import Check, Number, Section, SectionResult
 from eqtoolbox.report._train import descend, take
 from eqtoolbox.symmetry import Symmetry

@@ -11,14 +11,13 @@ from markupsafe import Markup
 
 from eqtoolbox import zoo
 from eqtoolbox.identities import homogeneous, hvp_along
-from eqtoolbox.linalg import tree_vdot
+from eqtoolbox.linalg import float64, tree_vdot
 from eqtoolbox.pages import INK, MUTED, SERIES, draw, figure, number, paragraph
 from eqtoolbox.problem import Batch
 from eqtoolbox.report._check import training_inputs
 from eqtoolbox.report._context import Context, Params
 from eqtoolbox.report._homogeneity import Degree, find_degree
 from eqtoolbox.report._loss import closed_over, has_real_outputs
-from eqtoolbox.report._precision import float64
 from eqtoolbox.report._section import Check, Number, Section, SectionResult
 from eqtoolbox.report._spectrum import spectra
 from eqtoolbox.testing import TOLERANCES

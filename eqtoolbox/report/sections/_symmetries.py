@@ -9,11 +9,10 @@ import jax
 import numpy as np
 from markupsafe import Markup, escape
 
-from eqtoolbox.linalg import numerical_rank
+from eqtoolbox.linalg import float64, numerical_rank
 from eqtoolbox.pages import number, paragraph, table
 from eqtoolbox.report._check import EXAMPLES, Errors
 from eqtoolbox.report._context import Context
-from eqtoolbox.report._precision import float64
 from eqtoolbox.report._section import Check, Number, Section, SectionResult
 from eqtoolbox.symmetry import Factor, Symmetry, generator_matrix
 from eqtoolbox.testing import FLOAT64_TOLERANCE, TOLERANCES

@@ -36,7 +36,7 @@ def float64(*trees: Any) -> Iterator[tuple[Any, ...]]:
         yield tuple(to_float64(tree) for tree in trees)
 
 
-def coarsest(*trees: Any) -> str:
+def coarsest_dtype(*trees: Any) -> str:
     """The name of the coarsest floating-point dtype among the leaves (arrays or their shapes)."""
     names = {str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(trees)}
     return next((name for name in _BY_COARSENESS if name in names), "float64")
