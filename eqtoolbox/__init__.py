@@ -3,7 +3,7 @@
 A symmetry is an object that acts on a parameter pytree; everything else is derived from it.
 """
 
-from eqtoolbox import curvature, groups, identities, inference, linalg, testing, zoo
+from eqtoolbox import curvature, groups, identities, inference, linalg, noether, testing, zoo
 from eqtoolbox.inference import infer_symmetry
 from eqtoolbox.problem import Batch, Problem
 from eqtoolbox.symmetry import (
@@ -30,6 +30,7 @@ __all__ = [
     "inference",
     "lie_derivative",
     "linalg",
+    "noether",
     "orbit_dimension",
     "sample_orbit",
     "split",

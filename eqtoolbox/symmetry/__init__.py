@@ -22,7 +22,7 @@ from eqtoolbox.symmetry._labels import Atom, LeafLabel
 from eqtoolbox.symmetry._labels import parse as parse_label
 from eqtoolbox.symmetry._layout import Block, Factor, Plan, cut, join_blocks
 from eqtoolbox.symmetry._orbits import Split, SplitInfo, generator_matrix, orbit_dimension, split
-from eqtoolbox.symmetry._paths import leaf_paths
+from eqtoolbox.symmetry._paths import leaf_paths, locate
 from eqtoolbox.symmetry._rotations import inverse_rotation_to, rotation, rotation_to, spherical_angles
 from eqtoolbox.symmetry._symmetry import Symmetry, check_symmetry
 from eqtoolbox.symmetry._transforms import elements, lie_derivative, sample_orbit, symmetrize
@@ -56,6 +56,7 @@ __all__ = [
     "leaf_paths",
     "lie_derivative",
     "linear_cocycle",
+    "locate",
     "orbit_dimension",
     "parse_label",
     "pseudo_inverse_map",

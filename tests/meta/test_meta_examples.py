@@ -30,6 +30,7 @@ PUBLIC = [
             "identities",
             "inference",
             "linalg",
+            "noether",
             "symmetry",
             "symmetry.catalog",
             "zoo",

@@ -1,0 +1,25 @@
+"""Charges of a symmetry, the laws they obey under gradient flow and optimizers, and their tracking in training."""
+
+from eqtoolbox.noether._charges import charge_fn, currents, residual
+from eqtoolbox.noether._field import (
+    ChargedDirections,
+    asymmetry,
+    charged_directions,
+    field_charge_fn,
+    flow_rate,
+)
+from eqtoolbox.noether._pairing import FactorCharges, charged, pairing
+
+__all__ = [
+    "ChargedDirections",
+    "FactorCharges",
+    "asymmetry",
+    "charge_fn",
+    "charged",
+    "charged_directions",
+    "currents",
+    "field_charge_fn",
+    "flow_rate",
+    "pairing",
+    "residual",
+]
