@@ -1,6 +1,7 @@
 """Charges of a symmetry, the laws they obey under gradient flow and optimizers, and their tracking in training."""
 
 from eqtoolbox.noether._charges import charge_fn, currents, residual
+from eqtoolbox.noether._count import LawCount, count_laws
 from eqtoolbox.noether._field import (
     ChargedDirections,
     asymmetry,
@@ -13,10 +14,12 @@ from eqtoolbox.noether._pairing import FactorCharges, charged, pairing
 __all__ = [
     "ChargedDirections",
     "FactorCharges",
+    "LawCount",
     "asymmetry",
     "charge_fn",
     "charged",
     "charged_directions",
+    "count_laws",
     "currents",
     "field_charge_fn",
     "flow_rate",
