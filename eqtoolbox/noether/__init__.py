@@ -9,14 +9,26 @@ from eqtoolbox.noether._field import (
     field_charge_fn,
     flow_rate,
 )
+from eqtoolbox.noether._initial import (
+    ChargeMoments,
+    activation_charge,
+    activation_charge_moments,
+    activation_integral,
+    charge_moments,
+)
 from eqtoolbox.noether._pairing import FactorCharges, charged, pairing
 
 __all__ = [
+    "ChargeMoments",
     "ChargedDirections",
     "FactorCharges",
     "LawCount",
+    "activation_charge",
+    "activation_charge_moments",
+    "activation_integral",
     "asymmetry",
     "charge_fn",
+    "charge_moments",
     "charged",
     "charged_directions",
     "count_laws",
