@@ -1,18 +1,26 @@
 """The exact symmetry of a model, read off its jaxpr."""
 
 from eqtoolbox.inference._analysis import Analysis, Value, register_rule, rules
+from eqtoolbox.inference._check import Check, check
 from eqtoolbox.inference._explain import Explanation, SpaceReport
+from eqtoolbox.inference._export import PermutationSpec, axis_integers, axis_labels, permutation_spec
 from eqtoolbox.inference._infer import explain, infer_symmetry
 from eqtoolbox.inference._jaxpr import Equation
 
 __all__ = [
     "Analysis",
+    "Check",
     "Equation",
     "Explanation",
+    "PermutationSpec",
     "SpaceReport",
     "Value",
+    "axis_integers",
+    "axis_labels",
+    "check",
     "explain",
     "infer_symmetry",
+    "permutation_spec",
     "register_rule",
     "rules",
 ]

@@ -17,7 +17,7 @@ from jax import Array
 
 from eqtoolbox.groups import Group
 from eqtoolbox.symmetry import _json, _print
-from eqtoolbox.symmetry._labels import Atom, LeafLabel, parse
+from eqtoolbox.symmetry._labels import Atom, LeafLabel, Segment, parse
 from eqtoolbox.symmetry._layout import (
     Factor,
     Job,
@@ -256,13 +256,39 @@ class Symmetry:
         Raises:
           ValueError: a label has no leaf or does not fit it.
         """
-        paths, leaves, _ = flatten(params)
+        labels, leaves = self.labels_of(params), flatten(params)[1]
+        return {
+            path: self._plan(path, label, jnp.shape(leaf), False)
+            for (path, label), leaf in zip(labels.items(), leaves, strict=True)
+        }
+
+    def labels_of(self, params: Params) -> dict[str, LeafLabel]:
+        """The label of each leaf by its path, in the order of the leaves; ``...`` for one without.
+
+        Raises:
+          ValueError: a label has no leaf.
+        """
+        paths = flatten(params)[0]
         found = locate(paths, (path for path, _ in self.labels))
         labels = {paths[found[path]]: label for path, label in self.labels}
-        free = LeafLabel((None,))
+        return {path: labels.get(path, LeafLabel((None,))) for path in paths}
+
+    def atoms(self, params: Params) -> dict[str, tuple[tuple[Segment, ...], ...]]:
+        """The label of each leaf with all sizes stated: for each axis its segments, each a tuple of atoms.
+
+        Args:
+          params: arrays or ``ShapeDtypeStruct``.
+
+        Returns:
+          For the path of each leaf one entry per axis; a single fixed atom where it has no label.
+
+        Raises:
+          ValueError: a label has no leaf or does not fit it.
+        """
+        labels, leaves = self.labels_of(params), flatten(params)[1]
         return {
-            path: self._plan(path, labels.get(path, free), jnp.shape(leaf), False)
-            for path, leaf in zip(paths, leaves, strict=True)
+            path: resolve(path, label, jnp.shape(leaf), self._table)
+            for (path, label), leaf in zip(labels.items(), leaves, strict=True)
         }
 
     def check(self, params: Params) -> None:
