@@ -5,6 +5,7 @@ A symmetry is an object that acts on a parameter pytree; everything else is deri
 
 from eqtoolbox import curvature, groups, identities, inference, linalg, noether, testing, zoo
 from eqtoolbox.inference import infer_symmetry
+from eqtoolbox.noether import track_charges
 from eqtoolbox.problem import Batch, Problem
 from eqtoolbox.symmetry import (
     Equivariance,
@@ -36,5 +37,6 @@ __all__ = [
     "split",
     "symmetrize",
     "testing",
+    "track_charges",
     "zoo",
 ]
