@@ -1,0 +1,28 @@
+"""The experiments on charges, as small as they go: what they claim holds, and their figures are drawn."""
+
+import numpy as np
+import pytest
+
+from eqtoolbox.experiments import charge_sharpness, run_experiment
+
+
+def outcome(module, tmp_path, **changes):
+    return run_experiment(module.EXPERIMENT, module.Config(**changes), out=tmp_path)
+
+
+def unexpected(found):
+    return [f.statement for f in found.findings if not f.as_anticipated]
+
+
+@pytest.mark.claim("DA-X6", "DA-T29", "DA-E15")
+def test_the_charge_and_sharpness(tmp_path, record_claim):
+    settings = {"outputs": 3, "hidden": 8, "inputs": 2, "deviations": (0.3, 0.6), "rate": 1e-2}
+    found = outcome(charge_sharpness, tmp_path, **settings, steps=6000)
+    m, h, n = 3, 8, 2
+    for net in found.result["nets"].values():
+        assert (np.sum(np.abs(net["values"]) <= 1e-3, -1) == h * (n + m) - n * m).all()
+    linear = found.result["nets"]["linear"]
+    np.testing.assert_allclose(np.sort(linear["values"], -1)[..., -m * n :], linear["predicted"], rtol=1e-6)
+    np.testing.assert_allclose(linear["start"], linear["end"], atol=0.05)
+    assert [f for f in unexpected(found) if not f.startswith("tanh")] == []
+    record_claim("DA-T29", measured=found.findings[0].measured, expected="<= 1e-12")
