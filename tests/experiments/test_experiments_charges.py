@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eqtoolbox.experiments import charge_sharpness, run_experiment
+from eqtoolbox.experiments import charge_convergence, charge_sharpness, charge_trajectories, run_experiment
 
 
 def outcome(module, tmp_path, **changes):
@@ -26,3 +26,32 @@ def test_the_charge_and_sharpness(tmp_path, record_claim):
     np.testing.assert_allclose(linear["start"], linear["end"], atol=0.05)
     assert [f for f in unexpected(found) if not f.startswith("tanh")] == []
     record_claim("DA-T29", measured=found.findings[0].measured, expected="<= 1e-12")
+
+
+@pytest.mark.claim("DA-X3", "DA-X4", "DA-T28")
+def test_the_charge_and_convergence(tmp_path, record_claim):
+    settings = {
+        "outputs": 3,
+        "hidden": 40,
+        "inputs": 4,
+        "deviations": (0.1, 1.0),
+        "balances": (0.25, 1.0, 4.0),
+    }
+    found = outcome(
+        charge_convergence, tmp_path, **settings, rate=2e-3, steps=4000, units=3, charges=(0.3, 3.0)
+    )
+    assert unexpected(found) == []
+    radial = {f.statement: f.measured for f in found.findings if f.claims == ("DA-T28",)}
+    record_claim("DA-T28", measured=max(radial.values()), expected="<= 1e-6")
+
+
+@pytest.mark.claim("DA-X5", "DA-T27")
+def test_trajectories(tmp_path, record_claim):
+    found = outcome(charge_trajectories, tmp_path, charges=(-3.0, 0.0, 2.0), ratios=(0.5, 1.0, 3.0), points=4)
+    assert unexpected(found) == []
+    ends = found.result["hyperbolas"]["path"][-1]
+    np.testing.assert_allclose(ends[:, 0] * ends[:, 1], 2.0, atol=1e-8)
+    np.testing.assert_allclose(ends[:, 0] ** 2 - ends[:, 1] ** 2, [-3.0, 0.0, 2.0], atol=1e-8)
+    record_claim(
+        "DA-T27", measured=max(e["error"] for e in found.result["ellipses"].values()), expected="<= 1e-8"
+    )
