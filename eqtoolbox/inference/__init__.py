@@ -1,5 +1,6 @@
 """The exact symmetry of a model, read off its jaxpr."""
 
+from eqtoolbox.inference._affine import AffineRedundancies, AffineRedundancy, affine_redundancies
 from eqtoolbox.inference._analysis import Analysis, Value, register_rule, rules
 from eqtoolbox.inference._check import Check, check
 from eqtoolbox.inference._explain import Explanation, SpaceReport
@@ -8,6 +9,8 @@ from eqtoolbox.inference._infer import explain, infer_symmetry
 from eqtoolbox.inference._jaxpr import Equation
 
 __all__ = [
+    "AffineRedundancies",
+    "AffineRedundancy",
     "Analysis",
     "Check",
     "Equation",
@@ -15,6 +18,7 @@ __all__ = [
     "PermutationSpec",
     "SpaceReport",
     "Value",
+    "affine_redundancies",
     "axis_integers",
     "axis_labels",
     "check",

@@ -64,25 +64,37 @@ def infer_symmetry(
       ValueError: a pattern matches no leaf, or with ``strict`` an operation has no rule.
       RuntimeError: the self-check failed, which is a mistake of this library.
     """
-    if isinstance(frozen, str):
-        raise TypeError(f"`frozen` must be a sequence of patterns, got the string {frozen!r}")
-    paths = leaf_paths(params)
-    still = {path for path in paths for pattern in frozen if fnmatch.fnmatchcase(path, pattern)}
-    for pattern in frozen:
-        if not fnmatch.filter(paths, pattern):
-            raise ValueError(
-                f"the pattern {pattern!r} of `frozen` matches none of the leaves {', '.join(paths)}"
-            )
-    analysis, values = settled(apply, params, inputs, still)
+    analysis, values = settled(apply, params, inputs, frozen_leaves(leaf_paths(params), frozen))
     if strict and analysis.unknown:
         listed = ", ".join(f"{name} at {source}" for name, source in analysis.unknown.items())
         raise ValueError(f"operations without a rule: {listed}; declare one with register_rule")
     symmetry, spaces = build(analysis, values)
     _FOUND[symmetry] = explanation(symmetry, spaces, analysis, values)
-    concrete = all(isinstance(x, (jax.Array, np.ndarray, float)) for x in jax.tree.leaves((params, inputs)))
-    if verify and concrete and symmetry.factors:
+    if verify and is_concrete(params, inputs) and symmetry.factors:
         _check.verify(symmetry, apply, params, inputs)
     return symmetry
+
+
+def frozen_leaves(paths: Sequence[str], patterns: Sequence[str]) -> set[str]:
+    """The leaves that glob patterns name.
+
+    Raises:
+      TypeError: the patterns are one string.
+      ValueError: a pattern matches no leaf.
+    """
+    if isinstance(patterns, str):
+        raise TypeError(f"`frozen` must be a sequence of patterns, got the string {patterns!r}")
+    for pattern in patterns:
+        if not fnmatch.filter(paths, pattern):
+            raise ValueError(
+                f"the pattern {pattern!r} of `frozen` matches none of the leaves {', '.join(paths)}"
+            )
+    return {path for path in paths for pattern in patterns if fnmatch.fnmatchcase(path, pattern)}
+
+
+def is_concrete(*trees: Any) -> bool:
+    """Whether all leaves are arrays and not only shapes."""
+    return all(isinstance(x, (jax.Array, np.ndarray, float)) for x in jax.tree.leaves(trees))
 
 
 def explain(sym: Symmetry) -> Explanation:

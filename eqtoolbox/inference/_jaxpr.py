@@ -29,6 +29,7 @@ class Equation:
       shapes: of the inputs, then of the outputs.
       options: the parameters of the primitive.
       source: where it was written, as text.
+      bind: does the operation on arrays.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Equation:
     output_dtypes: tuple[Any, ...]
     options: dict[str, Any]
     source: str
+    bind: Callable[..., Any] = lambda *_: ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def _equation(eqn: Any) -> Equation:
         tuple(getattr(v.aval, "dtype", None) for v in eqn.outvars),
         dict(eqn.params),
         _source(eqn),
+        lambda *arrays: eqn.primitive.bind(*arrays, **eqn.params),
     )
 
 
@@ -124,3 +127,9 @@ def _source(eqn: Any) -> str:
         frame = f
         break
     return f"{frame.file_name.rsplit('/', 1)[-1]}:{frame.line_num}" if frame else ""
+
+
+def evaluate(equation: Equation, arrays: Sequence[Any]) -> list[Any]:
+    """The outputs of one operation at arrays."""
+    results = equation.bind(*arrays)
+    return list(results) if isinstance(results, (tuple, list)) else [results]
