@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from eqtoolbox.experiments import charge_convergence, charge_sharpness, charge_trajectories, run_experiment
+from eqtoolbox.experiments import (
+    charge_convergence,
+    charge_distribution,
+    charge_drift,
+    charge_sharpness,
+    charge_trajectories,
+    run_experiment,
+)
 
 
 def outcome(module, tmp_path, **changes):
@@ -55,3 +62,20 @@ def test_trajectories(tmp_path, record_claim):
     record_claim(
         "DA-T27", measured=max(e["error"] for e in found.result["ellipses"].values()), expected="<= 1e-8"
     )
+
+
+@pytest.mark.claim("DA-X9", "DA-T30")
+def test_the_drift_of_the_charge(tmp_path, record_claim):
+    settings = {"outputs": 3, "hidden": 20, "inputs": 4, "deviation": 0.3, "rates": (0.01, 0.1)}
+    found = outcome(charge_drift, tmp_path, **settings, steps=4000, records=40)
+    # The sum over twelve entries is not steep enough to leave the flow.
+    assert all("sum of squares" in statement for statement in unexpected(found))
+    record_claim("DA-T30", measured=found.result["step"]["error"], expected="<= 1e-9")
+
+
+@pytest.mark.claim("DA-X1", "DA-X2", "DA-T26")
+def test_the_distribution_of_the_charge(tmp_path):
+    shapes = ((20, 20, 30), (10, 40, 20))
+    found = outcome(charge_distribution, tmp_path, shapes=shapes, shape=(30, 20, 20), draws=400)
+    assert [case["name"] for case in found.result["cases"]] == ["linear"] * 3 + ["ReLU", "tanh", "sigmoid"]
+    assert all("concentrated" in statement for statement in unexpected(found))  # these are small
