@@ -9,6 +9,7 @@ from eqtoolbox.experiments import (
     charge_drift,
     charge_sharpness,
     charge_trajectories,
+    noether_flow,
     run_experiment,
 )
 
@@ -79,3 +80,12 @@ def test_the_distribution_of_the_charge(tmp_path):
     found = outcome(charge_distribution, tmp_path, shapes=shapes, shape=(30, 20, 20), draws=400)
     assert [case["name"] for case in found.result["cases"]] == ["linear"] * 3 + ["ReLU", "tanh", "sigmoid"]
     assert all("concentrated" in statement for statement in unexpected(found))  # these are small
+
+
+@pytest.mark.claim("EQ-5.2b")
+def test_charges_under_stochastic_gradient_flow(tmp_path, record_claim):
+    settings = {"sizes": (2, 2, 1), "examples": 8, "paths": 128, "records": 5, "refine": 2}
+    found = outcome(noether_flow, tmp_path, **settings, time=4.0)
+    exact = ("for one example", "∂Tr Σ", "minus sign", "integral")
+    assert [s for s in unexpected(found) if any(word in s for word in exact)] == []
+    record_claim("EQ-5.2b", measured=found.result["forms"], expected="<= 1e-9")
