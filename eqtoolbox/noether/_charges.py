@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from eqtoolbox.linalg import tree_norm
+from eqtoolbox.linalg import tree_vdot
 from eqtoolbox.noether._field import field_charge_fn
 from eqtoolbox.noether._pairing import Charges, Params, pairing, widen
 from eqtoolbox.symmetry import Equivariance, Symmetry, check_symmetry
+
+#: Up to this many numbers are copied to one array.
+_SMALL = 2**16
 
 
 def charge_fn(sym: Symmetry | Equivariance) -> Callable[[Params], Charges]:
@@ -91,10 +95,18 @@ def residual(sym: Symmetry, params: Params, gradient: Params) -> dict[str, Array
     """
     params, gradient = widen(params), widen(gradient)
     pulled = sym.pullback(params, gradient)
-    slope, size = tree_norm(gradient), tree_norm(params)
+    slope, size = _length(gradient), _length(params)
     moved = {f.key: size if f.group.is_linear else 1 + size for f in sym.factors}
     scales = {key: slope * moved[key] for key in pulled}
-    return {key: tree_norm(part) / jnp.where(scales[key] > 0, scales[key], 1) for key, part in pulled.items()}
+    return {key: _length(part) / jnp.where(scales[key] > 0, scales[key], 1) for key, part in pulled.items()}
+
+
+def _length(tree: Any) -> Array:
+    """The Euclidean norm in one pass, and of small trees in one kernel: it is taken in every step of training."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    if sum(x.size for x in leaves) <= _SMALL:
+        leaves = [jnp.concatenate([jnp.ravel(x) for x in leaves])] if leaves else []
+    return jnp.sqrt(tree_vdot(leaves, leaves))
 
 
 def currents(sym: Symmetry, params: Params, velocity: Params) -> dict[str, Any]:

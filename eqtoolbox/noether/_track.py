@@ -172,7 +172,7 @@ def observe_charges(
 
 
 class _Seen(NamedTuple):
-    """What one step shows: θ before it, the raw gradient, the final update, and a stack of gradients."""
+    """What one step shows: θ before it, the raw gradient, the final update (or θ after it), a stack of gradients."""
 
     params: Params
     gradient: Params | None
@@ -221,33 +221,52 @@ def _advance(sym: Symmetry, state: ChargeState, seen: _Seen, every: int, law: La
     sym = present(sym, seen.params)
     count = state.charge_count
 
-    def look() -> ChargeState:
-        return _like(_look(sym, state, seen, every, law), state)
+    def look() -> _Looked:
+        return _like(_look(sym, state, seen, every, law), kept)
 
-    looked = look() if every == 1 else jax.lax.cond((count + 1) % every == 0, look, lambda: state)
-    if law is not None and isinstance(state.charge_law, LawState):
-        law_state = law_step(law, sym, state.charge_law, seen.params, seen.gradient)
-        looked = looked._replace(charge_law=_like(law_state, state.charge_law))
-    return looked._replace(charge_count=optax.safe_increment(count))
+    # Where it is looked at now and then, the step's result is passed on, not its update: the update would otherwise
+    # have to be kept in memory for a branch that is seldom taken.
+    if every > 1 and seen.updates is not None:
+        seen = seen._replace(updates=optax.apply_updates(seen.params, seen.updates))
+    kept = _Looked(state.charge, state.charge_drift, state.charge_residual, state.charge_noise)
+    looked = look() if every == 1 else jax.lax.cond((count + 1) % every == 0, look, lambda: kept)
+    law_state = state.charge_law
+    if law is not None and isinstance(law_state, LawState):
+        law_state = _like(law_step(law, sym, law_state, seen.params, seen.gradient), law_state)
+    return ChargeState(
+        charge_count=jnp.asarray(optax.safe_increment(count)),
+        charge=looked.charge,
+        charge_start=state.charge_start,
+        charge_drift=looked.drift,
+        charge_residual=looked.residual,
+        charge_law=law_state,
+        charge_noise=looked.noise,
+    )
 
 
-def _look(sym: Symmetry, state: ChargeState, seen: _Seen, every: int, law: Law | None) -> ChargeState:
-    before = charge_fn(sym)(seen.params)
-    charge, sum_of_steps = before, state.charge_drift
-    if seen.updates is not None:
+class _Looked(NamedTuple):
+    """The part of a ``ChargeState`` that is looked at every so many steps."""
+
+    charge: Charges
+    drift: Charges
+    residual: dict[str, Array] | tuple[()]
+    noise: NoiseState | tuple[()]
+
+
+def _look(sym: Symmetry, state: ChargeState, seen: _Seen, every: int, law: Law | None) -> _Looked:
+    charges, left, noise = charge_fn(sym), state.charge_residual, state.charge_noise
+    if seen.updates is not None and every == 1:
         step = change(sym, seen.params, seen.updates)
-        charge = jax.tree.map(jnp.add, before, step)
-        sum_of_steps = jax.tree.map(jnp.add, state.charge_drift, step)
-    if every == 1 and seen.updates is not None:
-        drift = sum_of_steps
+        charge = jax.tree.map(jnp.add, charges(seen.params), step)
+        drift = jax.tree.map(jnp.add, state.charge_drift, step)
     else:
+        charge = charges(seen.params if seen.updates is None else seen.updates)
         drift = jax.tree.map(jnp.subtract, charge, state.charge_start)
-    state = state._replace(charge=charge, charge_drift=drift)
     if seen.gradient is not None:
-        state = state._replace(charge_residual=residual(sym, seen.params, seen.gradient))
-    if law is not None and seen.samples is not None and isinstance(state.charge_noise, NoiseState):
-        state = state._replace(charge_noise=_predict(sym, state, seen.samples, every, law))
-    return state
+        left = residual(sym, seen.params, seen.gradient)
+    if law is not None and seen.samples is not None:
+        noise = _predict(sym, state, seen.samples, every, law)
+    return _Looked(charge, drift, left, noise)
 
 
 def _predict(sym: Symmetry, state: ChargeState, samples: Params, every: int, law: Law) -> NoiseState:

@@ -216,8 +216,8 @@ def test_the_bare_elements_see_what_they_are_told():
     _, (head, _, tail) = jax.jit(lambda p: train(tx, p, batch, 20))(params)
     _, state = jax.jit(lambda p: train(both, p, batch, 20))(params)
     want = state.charge_state
-    assert same((tail.charge, tail.charge_drift), (want.charge, want.charge_drift))
-    assert same(head.charge_residual, want.charge_residual)
+    assert apart((tail.charge, tail.charge_drift), (want.charge, want.charge_drift)) < 1e-6
+    assert max(jnp.abs(head.charge_residual[k] - want.charge_residual[k]) for k in "hk") < 1e-7
     assert tail.charge_residual == ()
     assert "residual/h" in metrics(head)
     assert "residual/h" not in metrics(tail)

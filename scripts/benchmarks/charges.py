@@ -1,0 +1,55 @@
+"""Training with ``track_charges`` against training without, on the digits MLP of the report.
+
+A call is ``STEPS`` steps in one compiled scan, as in the report, or one step called from Python, as in most training
+loops: there it also counts that the state has more arrays. Both have heavy ball and batches of 128.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from benchmarks.timing import Row, interleaved
+
+from eqtoolbox import noether, track_charges
+from eqtoolbox.report._digits import digits_problem
+
+STEPS, BATCH, RATE = 100, 128, 0.05
+#: Largest cost relative to training without, by how often the charges are looked at.
+BARS = {1: 1.25, 10: 1.03}
+
+
+def bench(repeats: int = 51) -> list[Row]:
+    problem = digits_problem("relu")
+    params = problem.init(jax.random.key(0))
+    plain = optax.sgd(RATE, 0.9)
+    law = noether.Law(RATE, 0.9)
+    tracked = {every: track_charges(plain, problem.symmetry, every=every) for every in BARS}
+    tracked["law"] = track_charges(plain, problem.symmetry, law=law)
+    data = jax.tree.map(jnp.asarray, problem.train)
+    indices = jnp.asarray(np.random.default_rng(0).integers(0, len(jax.tree.leaves(data)[0]), (STEPS, BATCH)))
+    calls, single, rows = {}, {}, []
+    for name, tx in {"plain": plain, **tracked}.items():
+
+        def step(carry, rows, tx=tx):
+            params, state = carry
+            batch = jax.tree.map(lambda a: jnp.take(a, rows, axis=0), data)
+            gradient = jax.grad(problem.batch_loss)(params, batch)
+            updates, state = tx.update(gradient, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        run = jax.jit(lambda carry, step=step: jax.lax.scan(step, carry, indices)[0])
+        calls[name] = functools.partial(run, (params, tx.init(params)))
+        one = jax.jit(lambda carry, step=step: step(carry, indices[0])[0])
+        single[name] = functools.partial(one, (params, tx.init(params)))
+    for what, group in (("scan", calls), ("one step", single)):
+        seconds = interleaved(group, repeats if group is calls else 20 * repeats)
+        for name in tracked:
+            title = "with its law" if name == "law" else f"every={name}"
+            rows.append(
+                Row(f"{what}, {title}", seconds[name], seconds["plain"], "training without", BARS.get(name))
+            )
+    return rows
