@@ -1,6 +1,7 @@
 """The exact symmetry of a model, read off its jaxpr."""
 
 from eqtoolbox.inference._affine import AffineRedundancies, AffineRedundancy, affine_redundancies
+from eqtoolbox.inference._affine_fold import Folded, Gain, fold_norms
 from eqtoolbox.inference._analysis import Analysis, Value, register_rule, rules
 from eqtoolbox.inference._check import Check, check
 from eqtoolbox.inference._explain import Explanation, SpaceReport
@@ -15,6 +16,8 @@ __all__ = [
     "Check",
     "Equation",
     "Explanation",
+    "Folded",
+    "Gain",
     "PermutationSpec",
     "SpaceReport",
     "Value",
@@ -23,6 +26,7 @@ __all__ = [
     "axis_labels",
     "check",
     "explain",
+    "fold_norms",
     "infer_symmetry",
     "permutation_spec",
     "register_rule",

@@ -21,7 +21,7 @@ from eqtoolbox.inference._check import TOLERANCES
 from eqtoolbox.inference._infer import frozen_leaves, is_concrete
 from eqtoolbox.inference._jaxpr import Equation, trace
 from eqtoolbox.linalg import Rank, coarsest_dtype, numerical_rank, ravel_stack, rounding
-from eqtoolbox.symmetry import Symmetry, check_symmetry, generator_matrix, leaf_paths
+from eqtoolbox.symmetry import Symmetry, generator_matrix, leaf_paths
 
 #: Largest number of entries of the matrix of tangents that is formed.
 DENSE_LIMIT = 2**28
@@ -183,18 +183,18 @@ class AffineRedundancies:
             rows.append(ravel_stack(jax.vmap(item.tangent, (None, 0))(params, units)))
         return jnp.concatenate(rows)
 
-    def dimension(self, params: Any, sym: Symmetry | None = None, *, full: bool = False) -> int | Rank:
-        """How many independent directions they have at θ, with those of a symmetry's orbit if it is given.
+    def dimension(self, params: Any, *others: Any, full: bool = False) -> int | Rank:
+        """How many independent directions they have at θ, together with those of symmetries if some are given.
 
-        The rank is read off the gap in the singular values.
+        The rank is read off the gap in the singular values, in float64 where the parameters are.
 
         Args:
           params: the parameters θ.
-          sym: what ``infer_symmetry`` returned.
+          *others: what ``infer_symmetry`` or ``fold_norms`` returned.
           full: return the ``linalg.Rank`` with the singular values and their gap.
 
         Raises:
-          TypeError: ``sym`` is no symmetry.
+          TypeError: one of the others has no generators.
           ValueError: the matrix of tangents is too large.
         """
         self._check_size(params)
@@ -204,10 +204,15 @@ class AffineRedundancies:
             for unit in np.eye(item.directions):
                 tangent = jax.tree.leaves(item.tangent(host, unit.reshape(item.shape)))
                 rows.append(np.concatenate([np.zeros(0), *(t.reshape(-1) for t in tangent)])[None])
-        if sym is not None:
-            check_symmetry(sym, "dimension")
-            if not sym.is_discrete:
-                rows.append(np.asarray(generator_matrix(sym, params)))
+        for other in others:
+            if isinstance(other, Symmetry):
+                rows += [] if other.is_discrete else [np.asarray(generator_matrix(other, params))]
+            elif hasattr(other, "matrix"):
+                rows.append(np.asarray(other.matrix(params)))
+            else:
+                raise TypeError(
+                    f"a Symmetry or what fold_norms returns is needed, got {type(other).__name__}"
+                )
         matrix = np.concatenate([r.astype(np.float64) for r in rows])
         lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
         eps = rounding(coarsest_dtype(params))
@@ -291,7 +296,7 @@ def affine_redundancies(
     }
     values = read_values(trace(apply, params, *inputs), paths)
     search = Search(values, [p for p in paths if p in real and p not in still])
-    items = tuple(_item(values, found) for found in search.run())
+    items = tuple(redundancy(values, found) for found in search.run())
     without = set(search.stopped) - {item.leaf for item in items}
     redundancies = AffineRedundancies(items, tuple((p, r) for p, r in search.stopped.items() if p in without))
     if verify and items and is_concrete(params, inputs):
@@ -299,7 +304,8 @@ def affine_redundancies(
     return redundancies
 
 
-def _item(values: Values, found: Found) -> AffineRedundancy:
+def redundancy(values: Values, found: Found) -> AffineRedundancy:
+    """What was found, with its reasons."""
     a, c = values.algebra, found.candidate
     read = frozenset().union(*(a.leaves(factors) for move in found.moves.values() for factors, _ in move))
     reasons = [f"absorbed by {path} at {_place(eqn)}" for path, eqn in found.absorbed]

@@ -46,12 +46,14 @@ class Candidate:
       axes: for every axis its range (start, stop), and for each factor of it the size and whether the shift varies.
       weight: where the shift is divided by another parameter: its atom, and for each of its axes that of the leaf.
       across: the axis along which such a shift is otherwise constant.
+      scaled: whether the shift is multiplied by the leaf itself.
     """
 
     path: str
     axes: tuple[tuple[int, int, tuple[tuple[int, bool], ...]], ...]
     weight: tuple[int, tuple[int, ...]] | None = None
     across: int | None = None
+    scaled: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -191,6 +193,11 @@ class Search:
         parts = [(n,) if n > 1 else () for n in shape]
         yield from self._subsets(path, [(0, n) for n in shape], parts, across, weight)
 
+    def gains(self) -> list[str]:
+        """Leaves that multiply what other leaves read."""
+        found = {gain for pairs in self._weights().values() for (gain, _), _ in pairs}
+        return [p for p in self.values.paths if self.atom[p] in found]
+
     def _weights(self) -> dict[str, set[tuple[tuple[int, tuple[int, ...]], int]]]:
         """Leaves that multiply what carries a gain: the gain, where its axes are the leaf's, and the shared axis."""
         found: dict[str, set[tuple[tuple[int, tuple[int, ...]], int]]] = {}
@@ -288,6 +295,8 @@ class Search:
         if candidate.weight is not None:
             gain, places = candidate.weight
             factors.append((gain, tuple(out[k] for k in places), -ONE))
+        if candidate.scaled:
+            factors.append((self.atom[candidate.path], tuple(out), ONE))
         return self.algebra.normal(ONE, factors, tuple(out))
 
     def propagate(self, moves: dict[str, Poly], without: set[str] | None, symbol: int) -> Trace:
@@ -439,6 +448,7 @@ class Search:
             renamed = {x: (0, (y,)) for x, y in mapping.items()}
             kept = [(i, es, p) for (i, es), p in left.items()]
             kept += [(i, es, -p) for i, es, p in put_all(soft, renamed)]
+            kept = [(i, es, p) for (i, es), p in collected(kept).items()]
             allowed = {mapping[x] for x in mine}
             taken = (free | {mapping[x] for x in bound}) - allowed
             if a.has_data(kept) or any(_looks_up(f) for f in kept):
