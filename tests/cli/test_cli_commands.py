@@ -136,7 +136,7 @@ def test_a_users_own_model(here, capsys):
     assert data["training"]["test_examples"] == 5
     assert data["checks"]["failed"] == 0
     sections = {name: section["data"] for name, section in data["sections"].items()}
-    # Signed permutations are discrete: no generators, no balances, one orbit.
+    # Signed permutations are discrete: no generators, no charges, one orbit.
     assert sections["symmetries"]["order"] == str(24 * 16)
     assert sections["symmetries"]["orbit_dimension"] == 0
     assert sections["gradient"]["orbit_part"] is None
@@ -154,7 +154,9 @@ def test_a_users_own_model(here, capsys):
         "out/bias": 1,
         "out/kernel": 1,
     }
-    assert sections["balances"] == {"kinds": {"h": "discrete"}}
+    assert sections["charges"] == {
+        "kinds": {"h": {"generators": 0, "charges": 0, "why": "none: it is discrete"}}
+    }
     assert "whole" not in sections["orbit"]
     assert sections["orbit"]["compact"]["largest_separation_float64"] < 1e-12
 
