@@ -86,7 +86,7 @@ def _train(name: str, config: Config) -> dict[str, Any]:
             "predicted": 2 * jnp.sort((grams[0][:, None] + grams[1][None, :]).ravel()),
         }
 
-    keys = jax.random.split(jax.random.key(config.seed), config.seeds)
+    keys = [jax.random.key(config.seed + i) for i in range(config.seeds)]
     deviations = jnp.asarray(config.deviations)
 
     @jax.jit

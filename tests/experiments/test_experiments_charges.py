@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from eqtoolbox.experiments import (
+    ExperimentError,
     charge_convergence,
     charge_distribution,
     charge_drift,
     charge_sharpness,
     charge_trajectories,
+    group_ensembles,
     noether_flow,
     run_experiment,
 )
@@ -89,3 +91,39 @@ def test_charges_under_stochastic_gradient_flow(tmp_path, record_claim):
     exact = ("for one example", "∂Tr Σ", "minus sign", "integral")
     assert [s for s in unexpected(found) if any(word in s for word in exact)] == []
     record_claim("EQ-5.2b", measured=found.result["forms"], expected="<= 1e-9")
+
+
+@pytest.mark.claim("DA-X7", "DA-X8", "DA-T32")
+def test_group_ensembles(tmp_path, monkeypatch, record_claim):
+    monkeypatch.setattr(group_ensembles, "KINDS", ("group", "inverse", "shuffle"))
+    monkeypatch.setattr(group_ensembles, "ATTACKED", ("group", "inverse"))
+    settings = {
+        "channels": 2,
+        "hidden": 8,
+        "epochs": 15,
+        "images": 60,
+        "members": (1, 12),
+        "iterations": (0, 2),
+    }
+    found = outcome(group_ensembles, tmp_path, **settings, scales=(1e-4, 0.03, 3.0), strengths=(0.0, 0.1))
+    assert [f.verdict for f in found.findings][:2] == ["verified"] * 2
+    r = found.result
+    accuracy = dict(zip(group_ensembles.KINDS, r["accuracy"], strict=True))
+    assert r["single"] > 0.7
+    assert accuracy["group"][0, -1] == pytest.approx(r["single"])
+    assert (accuracy["group"][-1, -1] > accuracy["inverse"][-1, -1]).all()
+    assert accuracy["shuffle"].max() < r["single"] - 0.2
+    for which in ("fgsm", "pgd"):
+        for name, kept in r[which].items():
+            # More attacks can only succeed more often.
+            assert (r[f"strongest_{which}"][name] <= kept + 1e-12).all()
+        assert r[which]["single"][1] < r[which]["single"][0]
+    record_claim("DA-T32", measured=found.findings[0].measured, expected="<= 1e-4")
+
+
+def test_what_the_ensembles_need_is_said(tmp_path, monkeypatch):
+    monkeypatch.delenv("EQTOOLBOX_DATA", raising=False)
+    with pytest.raises(ExperimentError, match="EQTOOLBOX_DATA"):
+        outcome(group_ensembles, tmp_path, data="cifar10")
+    with pytest.raises(ExperimentError, match="'digits' or 'cifar10'"):
+        outcome(group_ensembles, tmp_path, data="mnist")
