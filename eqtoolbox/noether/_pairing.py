@@ -34,6 +34,7 @@ from eqtoolbox.symmetry import Factor, Symmetry, check_symmetry, leaf_paths, loc
 Params = Any
 Charges = Any
 Vector = Any
+Element = Any
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

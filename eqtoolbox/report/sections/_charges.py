@@ -36,9 +36,9 @@ def charge_probe(context: Context, optimizer: optax.GradientTransformation, law:
       law: its update rule, or None where there is no law.
     """
     sym = context.symmetry
-    tracked = noether.track_charges(optimizer, sym, law=law)
+    tracked: Any = noether.track_charges(optimizer, sym, law=law)
     parts = min(PARTS, context.config.batch_size or 1)
-    noisy = law is not None and law.momentum == 0 and parts > 1
+    plain = law if law is not None and law.momentum == 0 and parts > 1 else None
 
     def init(params: Params) -> tuple[Any, Any, Any]:
         zero = jax.tree.map(jnp.zeros_like, noether.charge_fn(sym)(params))
@@ -46,15 +46,15 @@ def charge_probe(context: Context, optimizer: optax.GradientTransformation, law:
 
     def noise(step: Step) -> Any:
         """The drift that the flow predicts for a step."""
-        assert law is not None
         samples = gradients_of_parts(context, step, parts)
-        estimate = noether.flow_drift(sym, samples, law.at(0).learning_rate / (2 * parts))
-        return jax.tree.map(lambda c: law.at(0).learning_rate * c, estimate.value)
+        rate = context.config.learning_rate
+        estimate = noether.flow_drift(sym, samples, rate / (2 * parts))
+        return jax.tree.map(lambda c: rate * c, estimate.value)
 
     def record(state: tuple[Any, Any, Any], step: Step) -> tuple[Any, dict[str, Array]]:
         tracker, predicted, rate = state
         count = tracker.charge_state.charge_count
-        if noisy:
+        if plain is not None:
             new = jax.lax.cond(count % EVERY == 0, lambda: noise(step), lambda: rate)
             rate = jax.tree.map(lambda a, b: a.astype(b.dtype), new, rate)
             predicted = jax.tree.map(jnp.add, predicted, rate)
