@@ -250,7 +250,8 @@ class Monomial(UnitGroup):
             torus = _power("R*", r)
         else:
             torus = "×".join(_power(g, k) for g, k in (("R₊", r), ("Z₂", s)) if k)
-        return f"S({self.n})⋉{torus if torus in ('R₊', 'R*') else f'({torus})'}^{self.n}"
+        torus = torus if torus in ("R₊", "R*") else f"({torus})"
+        return torus if self.n == 1 else f"S({self.n})⋉{torus}^{self.n}"
 
 
 def SignedPermutation(n: int) -> Monomial:

@@ -26,6 +26,8 @@ TOLERANCES = {"float64": 1e-8, "float32": 5e-3, "bfloat16": 0.5, "float16": 0.1}
 MAX_PARAMETERS = 2000
 #: Points at which generators are compared.
 POINTS = 3
+#: Points at which a flip or an exchange must not change the outputs to be called missing: units may be dead at some.
+TRIALS = 10
 #: Tangent vectors pushed forward at a time.
 BATCH = 32
 
@@ -254,7 +256,7 @@ def _missing(
     """What the analysis refused and the outputs do not see; and how much was tried."""
     analysis, values = settled(apply, params, inputs, set())
     spaces, where = find_spaces(analysis, values), places(values)
-    key, *keys = jax.random.split(key, 1 + POINTS)
+    key, *keys = jax.random.split(key, 1 + TRIALS)
     points, data = zip(*(_random_point(k, params, inputs) for k in keys), strict=True)
     leaves, treedef, unravel = (
         [_named(p) for p in points],
@@ -271,14 +273,14 @@ def _missing(
 
         return jax.vmap(one)(rows)
 
-    known = [_generators(sym, p) * seen[None] for p in points]
+    known = [_generators(sym, p) * seen[None] for p in points[:POINTS]]
     given = [outputs(p, x) for p, x in zip(points, data, strict=True)]
     missing, tried = [], 0
     for space in spaces.values():
         space.variables = [(path, v) for path, v in space.variables if path not in unseen]
         if not space.variables:
             continue
-        fields, other = mixtures(space, where, leaves)
+        fields, other = mixtures(space, where, leaves[:POINTS])
         # A vector, such as a bias, is seen by one number at each point where its unit is not dead: enough points for
         # all coefficients are needed.
         needed = max(3 * UNITS * len(space.variables), -(-len(fields.names) // max(_flat(given[0]).size, 1)))

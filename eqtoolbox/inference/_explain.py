@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from eqtoolbox.groups import Trivial, Wreath
 from eqtoolbox.inference._analysis import Analysis, Value
 from eqtoolbox.inference._solve import Space
 from eqtoolbox.symmetry import Symmetry
@@ -68,6 +69,12 @@ class Explanation:
         return "\n".join(lines)
 
 
+def _group_text(space: Space) -> str:
+    if space.torus is not None:
+        return str(Wreath(space.torus, Trivial(space.size)))
+    return "" if space.group is None else str(space.group)
+
+
 def explanation(
     sym: Symmetry, spaces: dict[int, Space], analysis: Analysis, leaves: dict[str, Value]
 ) -> Explanation:
@@ -77,7 +84,7 @@ def explanation(
         report = SpaceReport(
             space.name,
             space.size,
-            str(space.group) if space.group is not None else "",
+            _group_text(space),
             spaces[space.parent].name if space.parent is not None and space.group is not None else "",
             tuple(space.lost),
             space.pins[0] if space.pins else "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from eqtoolbox.groups import (
@@ -54,6 +54,7 @@ class Space:
       iso: 2 for any matrix, 1 for those that fix the ones vector, 0 for none.
       lost: why not more.
       group: the group of one copy.
+      torus: of a space that is not permuted, the scalings and signs of one unit where they are several.
       parent: the space it depends on, or None.
       name: in labels.
     """
@@ -70,6 +71,7 @@ class Space:
     iso: int = 0
     lost: list[str] = field(default_factory=list)
     group: Group | None = None
+    torus: Monomial | None = None
     parent: int | None = None
     name: str = ""
 
@@ -177,15 +179,10 @@ def _reaching(indexed: tuple[list, dict[Variable, list[int]]], names: Iterable[V
 def _group(space: Space) -> Group | None:
     """The group of one copy of a space; None where nothing acts."""
     n, r, s = space.size, len(space.scales), len(space.signs)
-    if space.step_scales or space.step_signs:
-        return None if space.pins else _units_only(space)
     if space.pins:
-        if r == 1 and not s:
-            return PositiveScaling(n)
-        if s == 1 and not r:
-            return SignFlip(n)
-        # Scalings and signs of units that are not permuted have no group of one space: keep the scalings.
-        return PositiveScaling(n) if r else SignFlip(n) if s else None
+        return _unpermuted(space)
+    if space.step_scales or space.step_signs:
+        return _units_only(space)
     if space.iso == 2 and r == 1 and all(abs(q) == 1 for q in _exponents(space, 0)):
         return GeneralLinear(n)
     if space.iso == 2 and r == 0 and s == 1 and len(space.signs[0]) == len(space.variables):
@@ -195,6 +192,18 @@ def _group(space: Space) -> Group | None:
     if not r and not s:
         return Permutation(n)
     return _units_only(space)
+
+
+def _unpermuted(space: Space) -> Group | None:
+    """The group of a space that is not permuted; sets the torus where it is not one scaling or one sign."""
+    n, r, s = space.size, len(space.scales), len(space.signs)
+    steps = bool(space.step_scales or space.step_signs)
+    single = not steps and r + s == 1
+    torus = _monomial(replace(space, size=1), space.steps) if steps or r + s > 1 else None
+    space.torus = torus if isinstance(torus, Monomial) else None
+    if single:
+        return PositiveScaling(n) if r else SignFlip(n)
+    return Trivial(n) if space.torus else None
 
 
 def _exponents(space: Space, number: int) -> list[Fraction]:
@@ -223,7 +232,7 @@ def _monomial(space: Space, sizes: dict[int, int]) -> Group:
 
 def exponent_text(space: Space, variable: Variable, spaces: dict[int, Space]) -> str:
     """What the label of an axis says of the exponent."""
-    group = space.group
+    group = space.torus or space.group
     if isinstance(group, Monomial):
         terms: dict[str, Fraction] = {}
         scales, signs = _generator_names(space)
@@ -311,7 +320,7 @@ def _drop_redundant(spaces: dict[int, Space], node: int, leaves: dict[str, Value
     """Drops scalings and signs of an outer space that those inside its units contain."""
     outer = spaces[node]
     inside = [s for s in spaces.values() if s.parent == node and s.group is not None]
-    if not inside or not isinstance(outer.group, (Monomial, PositiveScaling, SignFlip)):
+    if not inside or not (outer.torus or isinstance(outer.group, (Monomial, PositiveScaling, SignFlip))):
         return
 
     blocks = [
@@ -336,7 +345,7 @@ def _drop_redundant(spaces: dict[int, Space], node: int, leaves: dict[str, Value
     odd = parity_echelon([flips(p) for s in inside for p in s.signs], order)
     outer.signs = [p for p in outer.signs if len(parity_echelon([*odd, flips(p)], order)) > len(odd)]
     if outer.pins:
-        group = _group(outer)
+        group = _unpermuted(outer)
         outer.group = group if isinstance(group, UnitGroup) else Trivial(outer.size)
     else:
         outer.group = _units_only(outer)
@@ -399,9 +408,9 @@ def _axis_text(axis, spaces: dict[int, Space]) -> str:
         for atom in segment:
             space = spaces[atom.node]
             (variable,) = atom.q
-            atoms.append(
-                space.name + exponent_text(space, variable, spaces) if space.name else str(atom.size)
-            )
+            exponent = exponent_text(space, variable, spaces)
+            one = f" {space.name}one{exponent}" if space.torus else exponent
+            atoms.append(space.name + one if space.name else str(atom.size))
         segments.append(" ".join(atoms) or "1")
     text = " + ".join(segments)
     if len(segments) == 1 and " " not in text:
@@ -414,6 +423,8 @@ def _assemble(node: int, spaces: dict[int, Space]) -> tuple[tuple[str, ...], Gro
     space = spaces[node]
     inside = [_assemble(n, spaces) for n, s in spaces.items() if s.parent == node and s.group is not None]
     group = space.group or Trivial(space.size)
+    if space.torus:
+        inside = [((f"{space.name}one",), space.torus), *inside]
     if not inside:
         return (space.name,), group
     assert isinstance(group, UnitGroup)
