@@ -4,6 +4,7 @@ from eqtoolbox.inference._affine import AffineRedundancies, AffineRedundancy, af
 from eqtoolbox.inference._affine_fold import Folded, Gain, fold_norms
 from eqtoolbox.inference._analysis import Analysis, Value, register_rule, rules
 from eqtoolbox.inference._check import Check, check
+from eqtoolbox.inference._eps import UpToEps, infer_up_to_eps
 from eqtoolbox.inference._explain import Explanation, SpaceReport
 from eqtoolbox.inference._export import PermutationSpec, axis_integers, axis_labels, permutation_spec
 from eqtoolbox.inference._infer import explain, infer_symmetry
@@ -20,6 +21,7 @@ __all__ = [
     "Gain",
     "PermutationSpec",
     "SpaceReport",
+    "UpToEps",
     "Value",
     "affine_redundancies",
     "axis_integers",
@@ -28,6 +30,7 @@ __all__ = [
     "explain",
     "fold_norms",
     "infer_symmetry",
+    "infer_up_to_eps",
     "permutation_spec",
     "register_rule",
     "rules",

@@ -88,10 +88,14 @@ class Analysis:
       odd_rows: the same for signs.
       carried: for every value the spaces that it carries.
       unknown: operations without a rule.
+      negligible: numbers up to this size are taken for zero where something is added to them or compared with them.
+      neglected: those so taken, with the operation and source line.
     """
 
-    def __init__(self, rules: Mapping[str, Rule]) -> None:
+    def __init__(self, rules: Mapping[str, Rule], negligible: float = 0.0) -> None:
         self.rules = rules
+        self.negligible = negligible
+        self.neglected: dict[str, float] = {}
         self.spaces = Spaces()
         self.kept: dict[Any, int] = {}
         self.unknown: dict[str, str] = {}
@@ -227,6 +231,13 @@ class Analysis:
         return value
 
     # Elementwise.
+
+    def without_eps(self, value: Value) -> Value:
+        """The value, or zero if it is one number that is to be neglected."""
+        if value.const is None or not 0 < abs(value.const) <= self.negligible:
+            return value
+        self.neglected[self.reason] = value.const
+        return replace(value, zero=True, const=0.0)
 
     def spread(self, value: Value, shape: tuple[int, ...]) -> Value:
         """An operand in the shape of the result: scalars and axes of size 1 do not vary."""

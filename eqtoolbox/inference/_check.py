@@ -172,7 +172,7 @@ def check(
 def verify(sym: Symmetry, apply: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> None:
     """Raises RuntimeError if random elements change the outputs, in the dtypes given."""
     tolerance = TOLERANCES[coarsest_dtype(params, inputs)]
-    changed = _changed(sym, apply)
+    changed = random_change(sym, apply)
     for seed in range(2):
         worst = float(changed(jax.random.key(seed), params, inputs))
         if worst > tolerance:
@@ -182,7 +182,7 @@ def verify(sym: Symmetry, apply: Callable[..., Any], params: Any, inputs: tuple[
             )
 
 
-def _changed(sym: Symmetry, apply: Callable[..., Any]) -> Callable[[Array, Any, tuple[Any, ...]], Array]:
+def random_change(sym: Symmetry, apply: Callable[..., Any]) -> Callable[[Array, Any, tuple[Any, ...]], Array]:
     """How much a random element changes the outputs at random parameters near those given."""
 
     @jax.jit
@@ -202,7 +202,7 @@ def _changed(sym: Symmetry, apply: Callable[..., Any]) -> Callable[[Array, Any, 
 
 def _errors(sym, apply, params, inputs, key: Array, samples: int) -> dict[str, float]:
     """The largest change for each shape of the inputs that the function takes."""
-    changed = _changed(sym, apply)
+    changed = random_change(sym, apply)
     others, keys = (list(k) for k in jax.random.split(key, (2, samples)))
     again = jax.random.clone(keys[0])
     data = [inputs, *(alike(k, inputs) for k in others[1:])]
@@ -254,7 +254,7 @@ def _missing(
     sym, apply, params, inputs, key: Array, tolerance: float, unseen: tuple[str, ...]
 ) -> tuple[tuple[str, ...], int]:
     """What the analysis refused and the outputs do not see; and how much was tried."""
-    analysis, values = settled(apply, params, inputs, set())
+    analysis, values = settled(apply, params, inputs)
     spaces, where = find_spaces(analysis, values), places(values)
     key, *keys = jax.random.split(key, 1 + TRIALS)
     points, data = zip(*(_random_point(k, params, inputs) for k in keys), strict=True)

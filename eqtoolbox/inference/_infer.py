@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
 from eqtoolbox.inference import _check
 from eqtoolbox.inference._explain import Explanation, explanation
-from eqtoolbox.inference._passes import settled
+from eqtoolbox.inference._passes import frozen_leaves, is_concrete, settled
 from eqtoolbox.inference._solve import build
 from eqtoolbox.symmetry import Symmetry, check_symmetry, leaf_paths
 
-_FOUND: weakref.WeakKeyDictionary[Symmetry, Explanation] = weakref.WeakKeyDictionary()
+_FOUND: dict[int, Explanation] = {}
 
 
 def infer_symmetry(
@@ -26,6 +22,7 @@ def infer_symmetry(
     frozen: Sequence[str] = (),
     verify: bool = True,
     strict: bool = False,
+    whole_leaves: bool = False,
 ) -> Symmetry:
     """The exact symmetry of ``apply(params, *inputs)`` in its parameters, for every value of parameters and inputs.
 
@@ -55,6 +52,8 @@ def infer_symmetry(
       frozen: glob patterns of leaves that must not move.
       verify: where arrays are given, check by random group elements that the outputs do not change.
       strict: raise for an operation without a rule, instead of pinning what it touches.
+      whole_leaves: also the scalings of whole leaves that are no scalings unit by unit, such as that of a kernel
+        whose features are divided by their length.
 
     Returns:
       A ``Symmetry``; ``explain`` says why each space has its group.
@@ -68,33 +67,11 @@ def infer_symmetry(
     if strict and analysis.unknown:
         listed = ", ".join(f"{name} at {source}" for name, source in analysis.unknown.items())
         raise ValueError(f"operations without a rule: {listed}; declare one with register_rule")
-    symmetry, spaces = build(analysis, values)
-    _FOUND[symmetry] = explanation(symmetry, spaces, analysis, values)
+    symmetry, spaces = build(analysis, values, whole_leaves)
+    remember(symmetry, explanation(symmetry, spaces, analysis, values))
     if verify and is_concrete(params, inputs) and symmetry.factors:
         _check.verify(symmetry, apply, params, inputs)
     return symmetry
-
-
-def frozen_leaves(paths: Sequence[str], patterns: Sequence[str]) -> set[str]:
-    """The leaves that glob patterns name.
-
-    Raises:
-      TypeError: the patterns are one string.
-      ValueError: a pattern matches no leaf.
-    """
-    if isinstance(patterns, str):
-        raise TypeError(f"`frozen` must be a sequence of patterns, got the string {patterns!r}")
-    for pattern in patterns:
-        if not fnmatch.filter(paths, pattern):
-            raise ValueError(
-                f"the pattern {pattern!r} of `frozen` matches none of the leaves {', '.join(paths)}"
-            )
-    return {path for path in paths for pattern in patterns if fnmatch.fnmatchcase(path, pattern)}
-
-
-def is_concrete(*trees: Any) -> bool:
-    """Whether all leaves are arrays and not only shapes."""
-    return all(isinstance(x, (jax.Array, np.ndarray, float)) for x in jax.tree.leaves(trees))
 
 
 def explain(sym: Symmetry) -> Explanation:
@@ -124,5 +101,11 @@ def explain(sym: Symmetry) -> Explanation:
 
 
 def explanation_of(sym: Symmetry) -> Explanation | None:
-    """The explanation of a symmetry that was inferred in this process."""
-    return _FOUND.get(sym)
+    """The explanation of a symmetry that was inferred in this process, and is still in use."""
+    return _FOUND.get(id(sym))
+
+
+def remember(sym: Symmetry, found: Explanation) -> None:
+    """Keeps the explanation of a symmetry for as long as that lives."""
+    _FOUND[id(sym)] = found
+    weakref.finalize(sym, _FOUND.pop, id(sym), None)

@@ -113,7 +113,7 @@ def power(a: Analysis, eqn: Equation, values: list[Value]) -> Sequence[Value]:
 
 @register_rule("add", "add_any", "sub")
 def added(a: Analysis, eqn: Equation, values: list[Value]) -> Sequence[Value]:
-    x, y = (a.spread(v, eqn.output_shapes[0]) for v in values)
+    x, y = (a.spread(a.without_eps(v), eqn.output_shapes[0]) for v in values)
     result = a.agree(x, y)
     if x.const is not None and y.const is not None:
         number = x.const + (y.const if eqn.name != "sub" else -y.const)
@@ -134,7 +134,7 @@ def multiplied(a: Analysis, eqn: Equation, values: list[Value]) -> Sequence[Valu
 @register_rule("max", "min")
 def extreme(a: Analysis, eqn: Equation, values: list[Value]) -> Sequence[Value]:
     """With 0: positive scalings pass. With the infinity it never takes: nothing happens."""
-    x, y = (a.spread(v, eqn.output_shapes[0]) for v in values)
+    x, y = (a.spread(a.without_eps(v), eqn.output_shapes[0]) for v in values)
     if x.const is not None:
         x, y = y, x
     if y.const is not None and math.isinf(y.const) and (y.const < 0) == (eqn.name == "max"):

@@ -351,14 +351,19 @@ def _drop_redundant(spaces: dict[int, Space], node: int, leaves: dict[str, Value
         outer.group = _units_only(outer)
 
 
-def whole_scalings(analysis: Analysis, leaves: dict[str, Value], spaces: dict[int, Space]) -> list[Form]:
-    """Scalings of whole leaves, one of them a single number, that no scaling of a space contains: exponents by path."""
+def whole_scalings(
+    analysis: Analysis, leaves: dict[str, Value], spaces: dict[int, Space], every: bool
+) -> list[Form]:
+    """Scalings of whole leaves that no scaling of a space contains: exponents by path.
+
+    One of the leaves is a single number, unless ``every`` scaling is wanted.
+    """
     variables = [(path,) for path in leaves]
     rows = [form for form, _ in analysis.rows if any(len(v) == 1 or v[0] == "aux" for v in form)]
     found = [{v[0]: q for v, q in form.items()} for form in solutions(rows, variables)]
     known = []
     for space in spaces.values():
-        for generator in space.scales:
+        for generator in [*space.scales, *(form for _, form in space.step_scales)]:
             total: Form = {}
             for path, variable in space.variables:
                 if generator.get(variable):
@@ -367,12 +372,14 @@ def whole_scalings(analysis: Analysis, leaves: dict[str, Value], spaces: dict[in
     scalars = [path for path, value in leaves.items() if not value.axes]
     extra: list[Form] = []
     for form in echelon(found, [*scalars, *(path for path in leaves if path not in scalars)]):
-        if any(path in form for path in scalars) and not in_span(form, [*known, *extra]):
+        if (every or any(path in form for path in scalars)) and not in_span(form, [*known, *extra]):
             extra.append(form)
     return extra
 
 
-def build(analysis: Analysis, leaves: dict[str, Value]) -> tuple[Symmetry, dict[int, Space]]:
+def build(
+    analysis: Analysis, leaves: dict[str, Value], whole_leaves: bool = False
+) -> tuple[Symmetry, dict[int, Space]]:
     """The symmetry that the analysis found, and its spaces."""
     spaces = find_spaces(analysis, leaves)
     choose_parents(spaces, dependences(analysis, spaces), leaves)
@@ -383,7 +390,7 @@ def build(analysis: Analysis, leaves: dict[str, Value]) -> tuple[Symmetry, dict[
         if space.group is not None or node in wanted:
             number += 1
             space.name = f"h{number}"
-    scalings = whole_scalings(analysis, leaves, spaces)
+    scalings = whole_scalings(analysis, leaves, spaces, whole_leaves)
     axes = {}
     for path, value in leaves.items():
         parts = [_axis_text(axis, spaces) for axis in value.axes]
