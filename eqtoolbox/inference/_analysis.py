@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -86,7 +87,7 @@ class Analysis:
       spaces: all spaces found so far.
       rows: equations (form = 0, reason) on the exponents of scalings.
       odd_rows: the same for signs.
-      carried: for every value the spaces that it carries.
+      carried: for every block of a value the spaces that it carries, as often as it does.
       unknown: operations without a rule.
       negligible: numbers up to this size are taken for zero where something is added to them or compared with them.
       neglected: those so taken, with the operation and source line.
@@ -105,11 +106,12 @@ class Analysis:
         """Forgets what is built anew in every pass."""
         self.rows: list[tuple[Form, str]] = []
         self.odd_rows: list[tuple[Parity, str]] = []
-        self.carried: list[frozenset[int]] = []
+        self.carried: list[tuple[int, ...]] = []
         self.linked: list[tuple[frozenset[int], frozenset[int]]] = []
         self.steps: dict[int, set[tuple[Any, ...]]] = {}
         self.path: tuple[Any, ...] = ()
         self.reason = ""
+        self.misfits = 0
         self.spaces.changed = False
 
     # Values.
@@ -245,9 +247,33 @@ class Analysis:
         grown = (x if axis_size(x) == n else wild(n) for x, n in zip(axes, shape, strict=True))
         return replace(value, axes=tuple(grown))
 
+    def normal(self, axis: Axis) -> Axis:
+        """An axis in terms of spaces that are not refined; nothing acts on factors that this takes apart."""
+        for atom in self.spaces.lost(axis):
+            self.still(atom)
+        return self.spaces.normal(axis)
+
+    def align(self, a: Axis, b: Axis) -> list[tuple[tuple[Atom, Atom], ...]]:
+        """The pairs of atoms of two axes that an operation makes one, segment by segment.
+
+        Axes that cannot be cut alike are pinned, nothing acts on them, and the result is another pinned axis.
+        """
+        pairs = self.spaces.align(a, b, self.reason)
+        left, right = self.normal(a), self.normal(b)
+        if pairs is not None:
+            return pairs
+        for axis in (left, right):
+            self.spaces.pin_axis(axis, self.reason)
+            for segment in axis:
+                for atom in segment:
+                    self.still(atom)
+        self.misfits += 1
+        fixed = self.fixed_axis(("misfit", self.misfits, axis_size(a)), axis_size(a), self.reason)
+        return [tuple((atom, atom) for atom in segment) for segment in fixed]
+
     def pairs(self, a: Value, b: Value) -> list[list[tuple[tuple[Atom, Atom], ...]]]:
         """The aligned atoms of two arrays of one shape, axis by axis."""
-        return [self.spaces.align(x, y, self.reason) for x, y in zip(a.axes, b.axes, strict=True)]
+        return [self.align(x, y) for x, y in zip(a.axes, b.axes, strict=True)]
 
     def aligned(self, a: Value, b: Value, combine: Callable[[Atom, Atom], Atom]) -> tuple[Axis, ...]:
         """The axes of the result of an elementwise operation."""
@@ -339,7 +365,7 @@ class Analysis:
             env[variable] = value
         outer = self.path
         for i, equation in enumerate(program.equations):
-            self.path = (*outer, i)
+            self.path, self.misfits = (*outer, i), 0
             values = [self._read(env, v, j) for j, v in enumerate(equation.inputs)]
             self.reason = f"{equation.name} {equation.source}".strip()
             for variable, value in zip(equation.outputs, self.apply(equation, values), strict=True):
@@ -350,7 +376,7 @@ class Analysis:
 
     def apply(self, equation: Equation, values: list[Value]) -> Sequence[Value]:
         """The rule of an equation, or the one for unknown operations."""
-        values = [replace(v, axes=tuple(self.spaces.normal(axis) for axis in v.axes)) for v in values]
+        values = [replace(v, axes=tuple(self.normal(axis) for axis in v.axes)) for v in values]
         rule = self.rules.get(equation.name)
         result = rule(self, equation, values) if rule else None
         return self.opaque(equation, values) if result is None else result
@@ -376,9 +402,10 @@ class Analysis:
         return env[variable]
 
     def note(self, value: Value) -> None:
-        """Notes which spaces a value carries together."""
-        nodes = {a.node for a in value.atoms if a.node is not None} | value.hidden
-        self.carried.append(frozenset(nodes))
+        """Notes which spaces the blocks of a value carry together: one segment of each of its axes."""
+        for segments in itertools.product(*value.axes):
+            nodes = (atom.node for segment in segments for atom in segment if atom.node is not None)
+            self.carried.append((*nodes, *value.hidden))
 
 
 def _plain(array: Any) -> bool:

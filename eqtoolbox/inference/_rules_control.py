@@ -66,7 +66,7 @@ def scan(a: Analysis, eqn: Equation, values: list[Value]) -> Sequence[Value]:
     hidden = frozenset(atom.node for segment in step for atom in segment if atom.node is not None)
     rows = []
     for v in over:
-        for segment in a.spaces.align(v.axes[0], step, a.reason):
+        for segment in a.align(v.axes[0], step):
             for p, _ in segment:
                 a.still(p)
         rows.append(replace(v, axes=v.axes[1:], hidden=v.hidden | hidden, const=v.const))
@@ -95,7 +95,7 @@ def _carried(a: Analysis, v: Value, number: int) -> Value:
             axes.append(((),))
             continue
         node = a.node((*a.path, "carry", number, i), size)
-        new = a.spaces.normal((((Atom(node, size)),),))
+        new = a.normal((((Atom(node, size)),),))
         key = ("aux", *a.path, number, i)
         axes.append(a.named(new, key))
     return replace(a.named_whole(Value(tuple(axes)), ("aux", *a.path, number)), hidden=v.hidden)

@@ -53,7 +53,7 @@ def arg_extreme(a: Analysis, eqn: Equation, values: list[Value]) -> Sequence[Val
 def contracted(a: Analysis, x: Axis, y: Axis) -> set[int]:
     """The sum over two axes of a product: one contravariant to the other. The spaces that it links."""
     linked = set()
-    for segment in a.spaces.align(x, y, a.reason):
+    for segment in a.align(x, y):
         for p, q in segment:
             node = p.node if p.node is not None else q.node
             if p.node is None or q.node is None:
@@ -79,7 +79,7 @@ def batched(a: Analysis, x: Axis, y: Axis) -> tuple[Axis, set[int]]:
             a.spaces.lower(kept.node, 0, a.reason)
         return replace(kept, q=add(p.q, q.q), f=p.f ^ q.f, quad=False)
 
-    pairs = a.spaces.align(x, y, a.reason)
+    pairs = a.align(x, y)
     return tuple(tuple(combine(p, q) for p, q in segment) for segment in pairs), linked
 
 
@@ -139,7 +139,7 @@ def _in_groups(a: Analysis, axis: Axis, groups: int) -> tuple[Axis, Axis] | None
     """An axis as (groups, rest)."""
     while True:
         count = a.spaces.refinements
-        axis = a.spaces.normal(axis)
+        axis = a.normal(axis)
         if len(axis) != 1:
             return None
         cut = a.spaces.factors(axis[0], (groups, axis_size(axis) // groups))

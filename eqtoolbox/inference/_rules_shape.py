@@ -46,7 +46,7 @@ def reshape(a: Analysis, eqn: Equation, values: list[Value]) -> Sequence[Value]:
     v, shape = values[0], eqn.output_shapes[0]
     while True:
         count = a.spaces.refinements
-        v = replace(v, axes=tuple(a.spaces.normal(axis) for axis in v.axes))
+        v = replace(v, axes=tuple(a.normal(axis) for axis in v.axes))
         axes = _regrouped(a, v.axes, shape)
         if axes is not None:
             return [replace(v, axes=axes)]
@@ -157,9 +157,9 @@ def _part(a: Analysis, v: Value, axis: int, start: int, limit: int, key: object)
         return v
     sizes = (start, limit - start, size - limit)
     cuts: Axis = tuple((Atom(None, n),) if n != 1 else () for n in sizes if n)
-    a.spaces.align(v.axes[axis], cuts, a.reason)
+    a.align(v.axes[axis], cuts)
     axes = list(v.axes)
-    axes[axis] = a.spaces.normal(v.axes[axis])
+    axes[axis] = a.normal(v.axes[axis])
     kept: list[Segment] = []
     position = 0
     for segment in axes[axis]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -264,14 +265,18 @@ def _power(power: Fraction) -> str:
 
 
 def dependences(analysis: Analysis, spaces: dict[int, Space]) -> dict[int, set[int]]:
-    """For each space those that go with it everywhere: its group may be another one for each of their units."""
+    """For each space those that go with it everywhere: its group may be another one for each of their units.
+
+    A space that a block of a value carries twice does not say for which of the two.
+    """
     root = analysis.spaces.root
     found: dict[int, set[int] | None] = dict.fromkeys(spaces)
     for carried in analysis.carried:
-        nodes = {root(n) for n in carried}
-        for node in nodes & found.keys():
+        counts = Counter(root(n) for n in carried)
+        once = {n for n, count in counts.items() if count == 1}
+        for node in counts.keys() & found.keys():
             old = found[node]
-            others = nodes - {node}
+            others = once - {node}
             found[node] = others if old is None else old & others
     for linked, allowed in analysis.linked:
         near = {root(n) for n in allowed}
@@ -283,12 +288,13 @@ def dependences(analysis: Analysis, spaces: dict[int, Space]) -> dict[int, set[i
 def choose_parents(spaces: dict[int, Space], deps: dict[int, set[int]], leaves: dict[str, Value]) -> None:
     """Gives each space with a group the innermost space that it depends on."""
     order = {node: i for i, node in enumerate(spaces)}
+    sums = {(path, i) for path, value in leaves.items() for i, axis in enumerate(value.axes) if len(axis) > 1}
     for node, space in spaces.items():
         if space.group is None:
             continue
         mutual = {d for d in deps[node] if node in deps[d] and order[d] > order[node]}
         options = deps[node] - mutual
-        once = {d for d in options if _once(spaces[d], spaces[node])}
+        once = {d for d in options if _once(spaces[d], spaces[node], sums)}
         if once:
             space.parent = max(once, key=lambda d: (len(deps[d] & once), order[d]))
     for space in spaces.values():
@@ -300,13 +306,16 @@ def choose_parents(spaces: dict[int, Space], deps: dict[int, set[int]], leaves: 
         _drop_redundant(spaces, node, leaves)
 
 
-def _once(outer: Space, inner: Space) -> bool:
-    """Whether each axis with the inner space has the outer one beside it, or once elsewhere on its leaf."""
+def _once(outer: Space, inner: Space, sums: set[tuple[str, int]]) -> bool:
+    """Whether each axis with the inner space has the outer one beside it, or once elsewhere on its leaf.
+
+    Elsewhere it has to be on an axis that is no direct sum, of which it would be one part.
+    """
     places = [(path, v[1], v[2]) for path, v in outer.variables]
     for path, v in inner.variables:
         beside = sum(place == (path, v[1], v[2]) for place in places)
-        apart = sum(place[0] == path and place[1] != v[1] for place in places)
-        if beside != 1 and (beside or apart != 1):
+        apart = [place[:2] for place in places if place[0] == path and place[1] != v[1]]
+        if beside != 1 and (beside or len(apart) != 1 or apart[0] in sums):
             return False
     return True
 

@@ -135,10 +135,10 @@ class Spaces:
         if kind == other:
             left = self._as_axis(kind, children)
             right = self._as_axis(other, those)
-            self.align(left, right, "a space cut in two ways")
-            return
+            if self.align(left, right, "a space cut in two ways") is not None:
+                return
         for child in (*children, *those):
-            self.pin(child, "a space that is both a product and a direct sum")
+            self.pin(child, "a space cut in two ways")
 
     def _as_axis(self, kind: str, children: tuple[int, ...]) -> Axis:
         atoms = [Atom(c, self[c].size) for c in children]
@@ -178,6 +178,16 @@ class Spaces:
             out += parts
         return tuple(out)
 
+    def lost(self, axis: Axis) -> list[Atom]:
+        """The atoms of an axis that are not in its normal form: they multiply a direct sum."""
+        return [
+            outer
+            for segment in axis
+            for i, atom in enumerate(segment)
+            if len(self._expand(atom)) > 1
+            for outer in segment[:i]
+        ]
+
     def _expand(self, atom: Atom) -> list[list[Atom]]:
         """The segments that an atom is, each a list of atoms."""
         if atom.size == 1:
@@ -200,21 +210,14 @@ class Spaces:
                 self.pin(atom.node, reason)
                 self.lower(atom.node, 0, reason)
 
-    def align(self, a: Axis, b: Axis, reason: str) -> list[tuple[tuple[Atom, Atom], ...]]:
-        """Makes two axes of one size equal: the pairs of atoms, segment by segment.
-
-        Where they cannot be cut alike both are pinned, and the result is a pair of atoms without a space.
-        """
+    def align(self, a: Axis, b: Axis, reason: str) -> list[tuple[tuple[Atom, Atom], ...]] | None:
+        """Makes two axes of one size equal: the pairs of atoms, segment by segment; None if that cannot be."""
         if axis_size(a) != axis_size(b):
             raise ValueError(f"cannot align axes of sizes {axis_size(a)} and {axis_size(b)}: {reason}")
         while True:
             count = self.refinements
             pairs = self._align_sums(list(self.normal(a)), list(self.normal(b)))
-            if pairs is None and self.refinements == count:
-                self.pin_axis(self.normal(a), reason)
-                self.pin_axis(self.normal(b), reason)
-                return [((Atom(None, axis_size(a)), Atom(None, axis_size(a))),)]
-            if pairs is not None and self.refinements == count:
+            if self.refinements == count:
                 return pairs
 
     def _align_sums(self, left: list[Segment], right: list[Segment]):
