@@ -17,8 +17,9 @@ from eqtoolbox.inference._affine_program import Algebra
 from eqtoolbox.inference._affine_search import Candidate, Found, Search
 from eqtoolbox.inference._affine_shift import Values, read_values
 from eqtoolbox.inference._affine_terms import Term, extent
-from eqtoolbox.inference._infer import frozen_leaves, infer_symmetry
+from eqtoolbox.inference._infer import infer_symmetry
 from eqtoolbox.inference._jaxpr import trace
+from eqtoolbox.inference._passes import frozen_leaves
 from eqtoolbox.linalg import basis, ravel_stack
 from eqtoolbox.symmetry import Symmetry, leaf_paths
 

@@ -111,6 +111,7 @@ class Analysis:
         self.steps: dict[int, set[tuple[Any, ...]]] = {}
         self.path: tuple[Any, ...] = ()
         self.reason = ""
+        self.within = ""
         self.misfits = 0
         self.spaces.changed = False
 
@@ -367,7 +368,7 @@ class Analysis:
         for i, equation in enumerate(program.equations):
             self.path, self.misfits = (*outer, i), 0
             values = [self._read(env, v, j) for j, v in enumerate(equation.inputs)]
-            self.reason = f"{equation.name} {equation.source}".strip()
+            self.reason = f"{equation.name} {equation.source or self.within}".strip()
             for variable, value in zip(equation.outputs, self.apply(equation, values), strict=True):
                 env[variable] = value
                 self.note(value)

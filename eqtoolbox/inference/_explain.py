@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from eqtoolbox.groups import Trivial, Wreath
 from eqtoolbox.inference._analysis import Analysis, Value
-from eqtoolbox.inference._solve import Space
+from eqtoolbox.inference._solve import Space, why_no_torus
 from eqtoolbox.symmetry import Symmetry
 
 
@@ -19,7 +19,8 @@ class SpaceReport:
       size: units.
       group: as text.
       inside: the name of the space each of whose units has a group of its own here, or empty.
-      lost: what took a larger group away, first cause first: operation and source line.
+      lost: larger groups and what took them away, such as "O(8): reduce_sum normalization.py:122 <- model.py:61":
+        the operation and its source line, and the line of your code that leads there.
       pinned: what took the permutations away, or empty.
       leaves: the leaf axes it is on.
     """
@@ -57,7 +58,7 @@ class Explanation:
             inside = f", one for each {space.inside}" if space.inside else ""
             lines.append(f"{space.name} ({space.size}): {space.group}{inside}")
             lines.append(f"  on {', '.join(space.leaves)}")
-            lines += [f"  lost a larger group: {reason}" for reason in space.lost[:2]]
+            lines += [f"  lost {text}" for text in space.lost]
             lines += [f"  not permuted: {space.pinned}"] if space.pinned else []
         for space in self.pinned:
             lines.append(f"pinned ({space.size}): {space.pinned}; on {', '.join(space.leaves)}")
@@ -67,6 +68,17 @@ class Explanation:
         if self.untouched:
             lines.append(f"no group acts on {', '.join(self.untouched)}")
         return "\n".join(lines)
+
+
+def _lost(analysis: Analysis, space: Space) -> tuple[str, ...]:
+    """The larger groups that a space might have had, and why it has not."""
+    if space.group is None:
+        return ()
+    n, scales, signs = space.size, *why_no_torus(analysis, space)
+    matrices = [f"GL({n})" if space.scales else f"O({n})", f"O({n}) fixing 1"]
+    found = [f"{group}: {reason}" for group, reason in zip(matrices, space.lost, strict=False)]
+    found += [f"scalings: {scales}"] if scales else []
+    return tuple(found + ([f"signs: {signs}"] if signs else []))
 
 
 def _group_text(space: Space) -> str:
@@ -86,7 +98,7 @@ def explanation(
             space.size,
             _group_text(space),
             spaces[space.parent].name if space.parent is not None and space.group is not None else "",
-            tuple(space.lost),
+            _lost(analysis, space),
             space.pins[0] if space.pins else "",
             tuple(f"{path}[{variable[1]}]" for path, variable in space.variables),
         )

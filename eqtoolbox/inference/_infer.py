@@ -80,8 +80,8 @@ def explain(sym: Symmetry) -> Explanation:
     >>> import jax, jax.numpy as jnp
     >>> params = {"u": jnp.ones((3, 4)), "v": jnp.ones((4, 2))}
     >>> sym = infer_symmetry(lambda p, x: jnp.tanh(x @ p["u"]) @ p["v"], params, jnp.ones((5, 3)))
-    >>> explain(sym).spaces[0].lost[0].split()[0]
-    'tanh'
+    >>> [text.split(" <")[0] for text in explain(sym).spaces[0].lost]
+    ['O(4): tanh', 'scalings: tanh']
 
     Args:
       sym: what ``infer_symmetry`` returned.

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.extend.core as jex
+import jaxlib
 import numpy as np
+
+#: Where JAX itself is.
+_JAX = tuple(f"{Path(str(module.__file__)).parent}/" for module in (jax, jaxlib))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,15 +123,16 @@ def _equation(eqn: Any) -> Equation:
 
 
 def _source(eqn: Any) -> str:
-    frame = None
+    """The innermost line outside of JAX, and the innermost one outside of installed packages where that is another."""
     traceback = getattr(eqn.source_info, "traceback", None)
-    for f in getattr(traceback, "frames", ()) or ():
-        name = f.file_name
-        if "/jax/" in name or "site-packages/jax" in name or "/flax/" in name or name.startswith("<"):
-            continue
-        frame = f
-        break
-    return f"{frame.file_name.rsplit('/', 1)[-1]}:{frame.line_num}" if frame else ""
+    frames = [f for f in getattr(traceback, "frames", ()) or () if not f.file_name.startswith(("<", *_JAX))]
+    own = next((f for f in frames if "-packages/" not in f.file_name), None)
+    lines = dict.fromkeys(_line(f) for f in (*frames[:1], own) if f is not None)
+    return " <- ".join(lines)
+
+
+def _line(frame: Any) -> str:
+    return f"{frame.file_name.rsplit('/', 1)[-1]}:{frame.line_num}"
 
 
 def evaluate(equation: Equation, arrays: Sequence[Any]) -> list[Any]:

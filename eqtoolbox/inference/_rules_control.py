@@ -22,7 +22,15 @@ def call(a: Analysis, eqn: Equation, values: list[Value]) -> Sequence[Value]:
     if len(programs) != 1 or len(programs[0].inputs) != len(values):
         return a.opaque(eqn, values)
     special = _activation(a, eqn, programs[0], values)
-    return a.run(programs[0], values) if special is None else special
+    if special is not None:
+        return special
+    # Operations inside of JAX's own functions, such as relu, have no source line: say where those are called.
+    outer, name = a.within, eqn.options.get("name")
+    line = eqn.source or outer.split(" at ")[-1]
+    a.within = f"in {name} at {line}" if name else line
+    results = a.run(programs[0], values)
+    a.within = outer
+    return results
 
 
 def _activation(a: Analysis, eqn: Equation, program: Program, values: list[Value]) -> Sequence[Value] | None:

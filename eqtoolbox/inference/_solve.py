@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -36,6 +36,11 @@ from eqtoolbox.inference._exact import (
     solutions,
 )
 from eqtoolbox.symmetry import Symmetry
+
+#: Equations of a space up to which the one that leaves no solution is looked for.
+EXPLAINED_ROWS = 200
+#: Operations that make axes move alike, and so rarely are why nothing moves.
+LINKING = ("add", "sub", "mul", "dot_general", "conv_general_dilated", "concatenate", "select_n")
 
 
 @dataclass
@@ -99,6 +104,31 @@ def find_spaces(analysis: Analysis, leaves: dict[str, Value]) -> dict[int, Space
         _split_steps(analysis, leaves, space, rows, odd_rows)
         space.group = _group(space)
     return spaces
+
+
+def why_no_torus(analysis: Analysis, space: Space) -> tuple[str, str]:
+    """What took the scalings of a space away, and what its signs; empty where it has some.
+
+    The first operation without whose equations there would be a solution, or else the first; those that only make
+    axes move alike do not count.
+    """
+    names = [v for _, v in space.variables]
+    scales = "" if space.scales or space.step_scales else _culprit(analysis.rows, names, solutions)
+    signs = "" if space.signs or space.step_signs else _culprit(analysis.odd_rows, names, parity_solutions)
+    return scales, signs
+
+
+def _culprit(rows: list, names: list[Variable], solve: Callable[[list, list[Variable]], list]) -> str:
+    found = _reaching(_by_variable([form for form, _ in rows]), names)
+    near = [(form, reason) for form, reason in rows if any(form is other for other in found)]
+    if len(near) > EXPLAINED_ROWS:
+        return ""
+    reasons = list(dict.fromkeys(reason for _, reason in near))
+    suspects = [reason for reason in reasons if reason.split(" ")[0] not in LINKING] or reasons
+    for suspect in suspects:
+        if solve([form for form, reason in near if reason != suspect], names):
+            return suspect
+    return suspects[0] if suspects else ""
 
 
 def _split_steps(

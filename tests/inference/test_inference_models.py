@@ -71,10 +71,22 @@ def test_shapes_are_enough_and_give_the_same():
 
 
 def test_the_explanation_names_what_took_a_larger_group_away():
+    """Group, operation, its line and the line that leads there."""
+    (model,) = catalog.models("transformer")
+    text = str(inference.explain(infer_symmetry(model.apply, model.params, model.inputs, verify=False)))
+    assert re.search(r"lost GL\(8\): reduce_sum normalization\.py:\d+ <- _transformer\.py:\d+", text)
+    (model,) = catalog.models("mlp_relu")
+    text = str(inference.explain(infer_symmetry(model.apply, model.params, model.inputs, verify=False)))
+    assert re.search(r"lost GL\(7\): max in relu at _mlp\.py:\d+", text)
+    assert re.search(r"lost signs: max in relu at _mlp\.py:\d+", text)
+    (model,) = catalog.models("mlp_gelu")
+    (first, _) = inference.explain(
+        infer_symmetry(model.apply, model.params, model.inputs, verify=False)
+    ).spaces
+    assert [text.split(": ")[0] for text in first.lost] == ["O(7)", "scalings", "signs"]
     (model,) = catalog.models("dense_norm_dense")
     sym = infer_symmetry(model.apply, model.params, model.inputs, verify=False)
     text = str(inference.explain(sym))
-    assert re.search(r"lost a larger group: reduce_sum", text)
     assert "pinned" in text
     assert not inference.explain(sym).unknown
     with pytest.raises(ValueError, match="not inferred in this process"):
