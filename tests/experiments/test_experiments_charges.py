@@ -93,7 +93,7 @@ def test_charges_under_stochastic_gradient_flow(tmp_path, record_claim):
     record_claim("EQ-5.2b", measured=found.result["forms"], expected="<= 1e-9")
 
 
-@pytest.mark.claim("DA-X7", "DA-X8", "DA-T32")
+@pytest.mark.claim("DA-T32")
 def test_group_ensembles(tmp_path, monkeypatch, record_claim):
     monkeypatch.setattr(group_ensembles, "KINDS", ("group", "inverse", "shuffle"))
     monkeypatch.setattr(group_ensembles, "ATTACKED", ("group", "inverse"))

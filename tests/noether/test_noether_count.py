@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -233,3 +234,61 @@ def test_bad_arguments(key):
         count_laws(None, LINEAR, {**params, "step": 3}, x, key=key)
     with pytest.raises(ValueError, match="1 to 2048"):
         count_laws(None, LINEAR, mlp((50, 50)), inputs(4, 50), key=key)
+
+
+def mixed(sizes, bias, examples):
+    """Weights of a ReLU network in which every unit is on for 20 to 80 percent of the inputs.
+
+    Where two units that follow each other are never on together, the weight between them is conserved, too.
+    """
+    x = inputs(examples, sizes[0])
+    for seed in range(10000):
+        params, a, on = mlp(sizes, seed, bias), x, []
+        for layer in layers(params)[:-1]:
+            a = np.maximum(a @ params[layer]["kernel"] + params[layer].get("bias", 0), 0)
+            on.append((a > 0).astype(float))
+        shares = np.concatenate(on, 1).mean(0)
+        together = min((np.min(one.T @ two) / examples for one, two in itertools.pairwise(on)), default=1.0)
+        if shares.min() > 0.2 and shares.max() < 0.8 and together > 0.05:
+            return params, x
+    raise AssertionError(f"no such network of sizes {sizes}")
+
+
+LINEAR_SIZES = [tuple(RNG(i).integers(2, 6, size=3 + i % 3).tolist()) for i in range(12)]
+RELU_SIZES = [(2, 5, 2), (4, 3, 5), (5, 5, 5), (3, 4, 3, 2), (2, 5, 4, 3), (4, 3, 3, 4)]
+
+
+def published():
+    """Networks of the sizes of 2307.00144 (depth 2 to 4, widths 2 to 5), linear and ReLU, with their counts."""
+    for sizes in LINEAR_SIZES:
+        params = mlp(sizes)
+        # r(r + 1)/2 for each hidden layer if no layer is wider than its neighbours together.
+        free = all(h <= n + m for n, h, m in zip(sizes, sizes[1:], sizes[2:], strict=False))
+        count = sum(h * (h + 1) // 2 for h in sizes[1:-1]) if free else None
+        if len(sizes) == 3:
+            count = linear_laws(*sizes)
+        yield "linear", params, inputs(60, sizes[0]), count
+    for sizes in RELU_SIZES:
+        for bias in (False, True):
+            yield "relu", *mixed(sizes, bias, 600), sum(sizes[1:-1])
+
+
+@pytest.mark.slow
+def test_published_counts_in_less_than_a_second(key, record_property):
+    slowest = 0.0
+    for activation, params, x, count in published():
+        sym = catalog.mlp(params, layers(params), activation)
+        call = partial(count_laws, sym, NETWORKS[activation], params, x)
+        found, times = call(key=jax.random.clone(key)), []
+        for _ in range(3):  # the best of three, on a machine that does other things, too
+            start = time.perf_counter()
+            assert call(key=jax.random.clone(key)) == found
+            times.append(time.perf_counter() - start)
+        slowest = max(slowest, min(times))
+        which = f"{activation} {[w['kernel'].shape for w in params.values()]}"
+        assert found.missing == 0, f"{which}: {found}"
+        assert count is None or found.count == count, f"{which}: {found}"
+        assert found.regular, f"{which}: {found}"
+    record_property("slowest", slowest)
+    print(f"slowest: {slowest:.3f} s")
+    assert slowest < 1.0, slowest
