@@ -7,7 +7,7 @@ from eqtoolbox.inference._check import Check, check
 from eqtoolbox.inference._eps import UpToEps, infer_up_to_eps
 from eqtoolbox.inference._explain import Explanation, SpaceReport
 from eqtoolbox.inference._export import PermutationSpec, axis_integers, axis_labels, permutation_spec
-from eqtoolbox.inference._infer import explain, infer_symmetry
+from eqtoolbox.inference._infer import explain, explained, infer_symmetry
 from eqtoolbox.inference._jaxpr import Equation
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "axis_labels",
     "check",
     "explain",
+    "explained",
     "fold_norms",
     "infer_symmetry",
     "infer_up_to_eps",

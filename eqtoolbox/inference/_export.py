@@ -16,7 +16,7 @@ from eqtoolbox.groups import (
     Stabiliser,
     Wreath,
 )
-from eqtoolbox.inference._infer import explanation_of
+from eqtoolbox.inference._infer import explained
 from eqtoolbox.symmetry import Symmetry, check_symmetry
 
 
@@ -126,7 +126,7 @@ def axis_integers(sym: Symmetry, params: Any, *, partial: bool = False) -> Any:
     """
     spec = permutation_spec(sym, params, partial=partial)
     numbers: dict[Any, int] = {name: i for i, name in enumerate(spec.perm_to_axes)}
-    known = explanation_of(sym)
+    known = explained(sym)
     shared = {leaf: i for i, space in enumerate(known.pinned) for leaf in space.leaves} if known else {}
     out = []
     for path, spaces in spec.axes_to_perm.items():

@@ -94,13 +94,13 @@ def explain(sym: Symmetry) -> Explanation:
       ValueError: it was not inferred in this process.
     """
     check_symmetry(sym, "explain")
-    found = explanation_of(sym)
+    found = explained(sym)
     if found is None:
         raise ValueError("this symmetry was not inferred in this process: call infer_symmetry first")
     return found
 
 
-def explanation_of(sym: Symmetry) -> Explanation | None:
+def explained(sym: Symmetry) -> Explanation | None:
     """The explanation of a symmetry that was inferred in this process, and is still in use."""
     return _FOUND.get(id(sym))
 

@@ -14,7 +14,6 @@ from jax import Array
 from eqtoolbox import zoo
 from eqtoolbox.problem import Batch, Problem
 from eqtoolbox.report._errors import ReportError
-from eqtoolbox.symmetry import catalog
 
 WIDTHS = (32, 32)
 
@@ -42,7 +41,7 @@ def _apply(module: zoo.MLP, params: Any, inputs: Array) -> Array:
 def digits_problem(activation: str = "relu", widths: tuple[int, ...] = WIDTHS) -> Problem:
     """A Flax MLP with biases on the 8 x 8 handwritten digits that scikit-learn carries along.
 
-    Its symmetry is the catalogue's: for relu, a permutation and a positive scaling of each hidden unit.
+    It states no symmetry: the report infers it, for relu a permutation and a positive scaling of each hidden unit.
 
     Args:
       activation: one of ``zoo.activations()``.
@@ -60,14 +59,12 @@ def digits_problem(activation: str = "relu", widths: tuple[int, ...] = WIDTHS) -
     module = zoo.MLP((*widths, 10), activation)
     x = jnp.zeros((1, data.train_x.shape[1]))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x)["params"])
-    layers = [f"Dense_{i}" for i in range(len(widths) + 1)]
     return Problem(
         name=f"MLP {'–'.join(map(str, (x.shape[1], *widths, 10)))}, {activation}, on {data.name}",
         init=partial(_init, shapes),
         apply=partial(_apply, module),
         output_loss=cross_entropy,
         metric=accuracy,
-        symmetry=catalog.mlp(shapes, layers, activation),
         train=Batch(*data.train),
         test=Batch(*data.test),
     )

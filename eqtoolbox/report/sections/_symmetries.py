@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from markupsafe import Markup, escape
 
+from eqtoolbox.inference import Explanation, explained
 from eqtoolbox.linalg import float64, numerical_rank
 from eqtoolbox.pages import number, paragraph, table
 from eqtoolbox.report._check import EXAMPLES, Errors
@@ -38,6 +39,7 @@ def run(context: Context) -> SectionResult:
         "invariance_error": _errors(coarse),
         "invariance_error_float64": None if fine is None else _errors(fine),
         "factors": [_factor_data(f, sym, ranks.get(f.key), coarse, fine) for f in sym.factors],
+        "explanation": None if (found := explained(sym)) is None else _explanation_data(found),
         "control": None
         if control is None
         else {"leaf_left_out": control.leaf, "invariance_error": control.error},
@@ -206,7 +208,47 @@ def _html(context: Context, data: dict[str, Any]) -> list[Markup]:
         )
     html.append(table(head, rows))
     html.append(paragraph(_dimension_text(data), "note"))
+    if data["explanation"] is not None:
+        html += _explanation_html(data["explanation"])
     return html
+
+
+def _explanation_data(found: Explanation) -> dict[str, Any]:
+    return {
+        "spaces": [
+            {"name": s.name, "group": s.group, "inside": s.inside, "lost": list(s.lost), "pinned": s.pinned}
+            for s in found.spaces
+        ],
+        "pinned": [{"size": s.size, "reason": s.pinned, "leaves": list(s.leaves)} for s in found.pinned],
+        "unknown": [list(pair) for pair in found.unknown],
+        "untouched": list(found.untouched),
+    }
+
+
+def _explanation_html(data: dict[str, Any]) -> list[Markup]:
+    """What was read off the program: why no group is larger."""
+    html = [
+        paragraph(
+            "The symmetry was read off the program of the model. What took a larger group away, and where (the "
+            "line of the operation, and after the arrow the line of your code that leads there):"
+        )
+    ]
+    spaces = [
+        [s["name"], s["group"] + (f", one for each {s['inside']}" if s["inside"] else ""), _lines(s["lost"])]
+        for s in data["spaces"]
+    ]
+    html.append(table(["space", "group", "lost to"], spaces))
+    still = [[f"{p['size']} units", p["reason"], _lines(p["leaves"][:LEAVES_SHOWN])] for p in data["pinned"]]
+    if still:
+        html.append(table(["no group acts on", "because of", "leaf axes"], still))
+    if data["unknown"]:
+        operations = ", ".join(f"{name} at {place}" for name, place in data["unknown"])
+        html.append(paragraph(f"Operations without a rule, which pin what they touch: {operations}.", "note"))
+    return html
+
+
+def _lines(texts: list[str]) -> Markup:
+    return Markup("<br>").join(texts)
 
 
 def _leaf_list(leaves: list[str]) -> Markup:
