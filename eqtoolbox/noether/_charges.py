@@ -95,18 +95,20 @@ def residual(sym: Symmetry, params: Params, gradient: Params) -> dict[str, Array
     """
     params, gradient = widen(params), widen(gradient)
     pulled = sym.pullback(params, gradient)
-    slope, size = _length(gradient), _length(params)
+    slope, size = _lengths(gradient, params)
     moved = {f.key: size if f.group.is_linear else 1 + size for f in sym.factors}
     scales = {key: slope * moved[key] for key in pulled}
-    return {key: _length(part) / jnp.where(scales[key] > 0, scales[key], 1) for key, part in pulled.items()}
+    lengths = {key: jnp.sqrt(tree_vdot(part, part)) for key, part in pulled.items()}
+    return {key: lengths[key] / jnp.where(scales[key] > 0, scales[key], 1) for key in pulled}
 
 
-def _length(tree: Any) -> Array:
-    """The Euclidean norm in one pass, and of small trees in one kernel: it is taken in every step of training."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    if sum(x.size for x in leaves) <= _SMALL:
-        leaves = [jnp.concatenate([jnp.ravel(x) for x in leaves])] if leaves else []
-    return jnp.sqrt(tree_vdot(leaves, leaves))
+def _lengths(*trees: Any) -> Array:
+    """The Euclidean norms of trees of equal size in one pass, for small ones in one kernel: it is in every step."""
+    rows = [[x for x in jax.tree.leaves(t) if jnp.issubdtype(x.dtype, jnp.inexact)] for t in trees]
+    if sum(x.size for x in rows[0]) > _SMALL:
+        return jnp.sqrt(jnp.stack([tree_vdot(row, row) for row in rows]))
+    matrix = jnp.concatenate([jnp.ravel(x) for row in rows for x in row]).reshape(len(trees), -1)
+    return jnp.sqrt(jnp.sum(matrix * matrix, axis=1))
 
 
 def currents(sym: Symmetry, params: Params, velocity: Params) -> dict[str, Any]:
