@@ -174,10 +174,10 @@ EXPERIMENT = Experiment(
     ),
     claim_ids=(*LINEAR, *OTHERS, *FORMULA, "DA-E14"),
     quick=Config(),
-    full=Config(draws=20000),
+    full=Config(draws=5000),
     run=run,
     claims=claims,
     plot=plot,
     caption="Histograms of the charge, and normal densities with the exact mean and deviation.",
-    cost=(0.4, 6.0),
+    cost=(0.3, 0.7),
 )

@@ -220,6 +220,6 @@ EXPERIMENT = Experiment(
         "Drift of the charge and loss by step; solid lines for the largest learning rate, dashed and dotted for "
         "smaller ones."
     ),
-    cost=(0.5, 3.0),
+    cost=(0.3, 0.7),
     x64=True,
 )

@@ -262,7 +262,7 @@ EXPERIMENT = Experiment(
     ),
     claim_ids=CLAIM,
     quick=Config(),
-    full=Config(paths=1024, refine=8, time=30.0),
+    full=Config(paths=512, time=30.0),
     run=run,
     claims=claims,
     plot=plot,
@@ -270,6 +270,6 @@ EXPERIMENT = Experiment(
         "Left: mean charges; the dashed lines are where gradient flow would keep them. Right: for each path and unit, "
         "the change of the charge against the integrated rate; the noise around the diagonal has mean zero."
     ),
-    cost=(0.5, 10.0),
+    cost=(0.4, 1.2),
     x64=True,
 )
