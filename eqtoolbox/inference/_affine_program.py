@@ -336,7 +336,7 @@ class Algebra:
         result: Poly = {}
         for s, c in a.items():
             for t, d in b.items():
-                both = Combined(apart(s), apart(t))
+                both = Combined((list(s[0]), s[1]), apart(t))
                 for i, j, size in joined:
                     both.join(i, j, size)
                 axes = tuple(both.out(side)[axis] for side, axis in out)

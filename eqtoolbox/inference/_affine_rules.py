@@ -19,7 +19,6 @@ from eqtoolbox.inference._affine_terms import (
     Poly,
     Unfit,
     all_labels,
-    apart,
     extent,
     fresh,
     full,
@@ -48,7 +47,7 @@ def lift(
     """Maps every term: factors and result axes to new ones, and the labels that are summed."""
     result: Poly = {}
     for term, c in poly.items():
-        factors, out, summed = change(*apart(term))
+        factors, out, summed = change(list(term[0]), term[1])
         add_to(result, algebra.normal(c, factors, tuple(out), summed))
     return result
 
@@ -170,7 +169,7 @@ def _cut(a: Algebra, poly: Poly, axis: int, start: int, stop: int) -> Poly:
     """The entries from start to stop of an axis."""
     result: Poly = {}
     for term, c in poly.items():
-        factors, out = apart(term)
+        factors, out = list(term[0]), term[1]
         offset, labels = out[axis]
         low, high = max(start, offset), min(stop, offset + extent(labels))
         if low >= high:

@@ -31,8 +31,8 @@ from eqtoolbox.inference._affine_terms import (
 )
 from eqtoolbox.inference._jaxpr import Equation, Known
 
-#: More terms than any shift that vanishes should have.
-MAX_TERMS = 48
+#: More terms, and more factors in one, than shifts that vanish have (3 and 5 in the models of the catalogue).
+MAX_TERMS, MAX_SHIFT_FACTORS = 16, 12
 #: Most leaves that one shift may be absorbed by.
 MAX_ABSORBERS = 200
 
@@ -263,25 +263,22 @@ class Search:
     def follow(self, candidate: Candidate, without: set[str], splits=None, cuts=None) -> Found | None:
         """The candidate as it is, or with leaves that absorb it, none of them in ``without``; or None."""
         symbol = self.algebra.atom(candidate.shape, False, frozenset(), "symbol", candidate)
-        start = {candidate.path: self._start(candidate, symbol)}
-        trace = self.propagate(start, None, symbol)
+        moves = {candidate.path: self._start(candidate, symbol)}
+        without, absorbed = {candidate.path, *without}, []
+        trace = self.propagate(moves, without, symbol, through=True)
         if trace.fitting:
-            return Found(candidate, symbol, start, [], trace.killed)
+            return Found(candidate, symbol, moves, [], trace.killed)
         self.stopped.setdefault(candidate.path, trace.stopped)
         _note(candidate, trace, splits, cuts)
-        moves, absorbed = dict(start), []
-        for _ in range(MAX_ABSORBERS):
-            trace = self.propagate(moves, {candidate.path, *without}, symbol)
-            if trace.fitting:
-                return Found(candidate, symbol, moves, absorbed, trace.killed)
-            if trace.absorber is None:
-                _note(candidate, trace, splits, cuts)
-                return None
+        while trace.absorber is not None and len(absorbed) < MAX_ABSORBERS:
             path, move, eqn = trace.absorber
             total = dict(moves.get(path, {}))
             add_to(total, move)
             moves = {**moves, path: total}
             absorbed.append((path, eqn))
+            trace = self.propagate(moves, without, symbol)
+            if trace.fitting:
+                return Found(candidate, symbol, moves, absorbed, trace.killed)
         return None
 
     def _start(self, candidate: Candidate, symbol: int) -> Poly:
@@ -299,10 +296,13 @@ class Search:
             factors.append((self.atom[candidate.path], tuple(out), ONE))
         return self.algebra.normal(ONE, factors, tuple(out))
 
-    def propagate(self, moves: dict[str, Poly], without: set[str] | None, symbol: int) -> Trace:
+    def propagate(
+        self, moves: dict[str, Poly], without: set[str], symbol: int, *, through: bool = False
+    ) -> Trace:
         """Follows moves of leaves through the program until they vanish, cannot go on or can be absorbed.
 
-        Leaves ``without`` do not absorb; where it is None, none does.
+        Leaves ``without`` do not absorb. It goes on ``through`` what could be absorbed, if it is to, and notes the
+        first leaf that could.
         """
         values, trace = self.values, Trace()
         shifts: dict[int, Poly] = {self.variable[p]: move for p, move in moves.items() if move}
@@ -316,7 +316,7 @@ class Search:
                 continue
             try:
                 outputs = shifted(values, eqn, inputs)
-                if any(len(s) > MAX_TERMS for s in outputs):
+                if any(len(s) > MAX_TERMS or any(len(t[0]) > MAX_SHIFT_FACTORS for t in s) for s in outputs):
                     raise Unfit("too many terms")
             except Unfit as reason:
                 trace.stopped = f"{eqn.name} {eqn.source}: {reason}"
@@ -326,9 +326,9 @@ class Search:
             if not any(outputs):
                 trace.killed.append(eqn)
                 continue
-            if without is not None:
+            if trace.absorber is None:
                 trace.absorber = self._absorber(eqn, outputs, moves, without)
-                if trace.absorber is not None:
+                if trace.absorber is not None and not through:
                     return trace
             for v, s in zip(eqn.outputs, outputs, strict=True):
                 if s:

@@ -94,6 +94,8 @@ def apart(term: Term) -> tuple[list[Factor], Out]:
 
 def refine(a: tuple[Label, ...], b: tuple[Label, ...]) -> tuple[Map, Map]:
     """Replacements after which two products of labels, of one size, are the same product."""
+    if [x[1] for x in a] == [y[1] for y in b]:
+        return {}, {y: (0, (x,)) for x, y in zip(a, b, strict=True) if x != y}
     to_a: dict[Label, list[Label]] = {x: [] for x in a}
     to_b: dict[Label, list[Label]] = {x: [] for x in b}
     left, right = [(x, x[1]) for x in a if x[1] != 1], [(x, x[1]) for x in b if x[1] != 1]
@@ -131,8 +133,8 @@ def unify(a: Entry, b: Entry, size: int) -> tuple[Map, Map, Entry]:
     if not rest:
         return {}, {outer: a}, a
     head = fresh(na // inner)
-    to_a, to_rest = refine(a[1], (head, *rest))
-    to_b = {**to_rest, outer: (a[0] // inner, to_rest.pop(head)[1])}
+    to_a, to_b = refine(a[1], (head, *rest))
+    to_b[outer] = (a[0] // inner, to_b.pop(head, (0, (head,)))[1])
     return to_a, to_b, put(a, to_a)
 
 
@@ -148,6 +150,8 @@ class Combined:
         """Makes axis i of the first and axis j of the second the same."""
         to_a, to_b, _ = unify(self.sides[0][1][i], self.sides[1][1][j], size)
         for k, mapping in enumerate((to_a, to_b)):
+            if not mapping:
+                continue
             factors, out = self.sides[k]
             self.sides[k] = (put_all(factors, mapping), [put(e, mapping) for e in out])
 
@@ -207,10 +211,13 @@ def numbered(factors: Sequence[Factor], out: Out) -> Term:
     for label in all_labels(out):
         names.setdefault(label, (len(names), label[1]))
     bound = {x for _, es, _ in factors for x in all_labels(es)} - set(names)
-    if bound:
+    if len(bound) == 1:
+        (label,) = bound
+        names[label] = (len(names), label[1])
+    elif bound:
         colour: dict[Label, int] = {x: hash(("free", *y)) for x, y in names.items()}
         colour |= {x: hash(("bound", x[1])) for x in bound}
-        for _ in range(min(4, len(bound) + 1)):
+        for _ in range(2):
             seen: dict[Label, list[int]] = {x: [] for x in bound}
             for atom, es, power in factors:
                 whole = hash((atom, power, tuple(_coloured(e, colour) for e in es)))
