@@ -329,7 +329,7 @@ def test_random_programs_do_not_change(f):
 
 
 @pytest.mark.slow
-@settings(max_examples=150)
+@settings(max_examples=25)
 @given(programs())
 def test_many_random_programs_do_not_change(f):
     found_is_exact(f)
