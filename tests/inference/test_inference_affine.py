@@ -243,7 +243,7 @@ def check(f, found, params, x):
     others = jax.tree.leaves(derivatives(params, unravel(rows * signs)))
     for slope, other in zip(jax.tree.leaves(derivatives(params, unravel(rows))), others, strict=True):
         if slope.dtype != jax.dtypes.float0:
-            assert jnp.abs(slope).max(initial=0) <= 1e-11 * (1 + jnp.abs(other).max(initial=0))
+            assert jnp.abs(slope).max(initial=0) <= 1e-10 * (1 + jnp.abs(other).max(initial=0))
     moved = found.act(params, found.sample(jax.random.key(0)))
     for a, b in zip(*(jax.tree.leaves(quick_jit(f)(p, x)) for p in (params, moved)), strict=True):
         assert jnp.abs(a - b).max(initial=0) <= 1e-8 * (1 + jnp.abs(a).max(initial=0))
@@ -298,7 +298,7 @@ STEPS = {
     "halves": lambda h, p: jnp.concatenate([h[:, 3:], jnp.tanh(h[:, :3])], -1),
     "differences": lambda h, p: h - h[:, :1],
     "gate": lambda h, p: h * jax.nn.sigmoid(h @ p["G"]),
-    "selection": lambda h, p: jnp.where(h > h[:, :1], h, h[:, :1]),
+    "selection": lambda h, p: jnp.where(h > h[:, :1], h, 2 * h - h[:, :1]),
     "table": lambda h, p: h + p["G"][jnp.array([0, 1, 1, 3, 2])],
     "transposed": lambda h, p: h @ p["W"][0].T,
     "scan": lambda h, p: jax.lax.scan(lambda c, w: (c + norm(c) @ w, None), h, p["W"])[0],
