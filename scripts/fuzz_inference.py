@@ -59,6 +59,8 @@ def main(command: Fuzz) -> int:
                 f"WRONG by {verdict.error:.1e} (float32 {verdict.coarse:.1e}): {recipe}\n{verdict.symmetry}",
                 flush=True,
             )
+        if (i + 1) % EVERY == 0:
+            jax.clear_caches()  # else they grow without bound
         if (i + 1) % EVERY == 0 or i + 1 == command.programs:
             print(
                 f"{i + 1} programs in {time.perf_counter() - start:.0f} s: {continuous} with generators, {discrete} "

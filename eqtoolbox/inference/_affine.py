@@ -17,9 +17,9 @@ from jax import Array
 from eqtoolbox.inference._affine_replay import Replay
 from eqtoolbox.inference._affine_search import Candidate, Found, Search
 from eqtoolbox.inference._affine_shift import Values, read_values
-from eqtoolbox.inference._check import TOLERANCES
 from eqtoolbox.inference._jaxpr import Equation, trace
 from eqtoolbox.inference._passes import frozen_leaves, is_concrete
+from eqtoolbox.inference._verify import TOLERANCES
 from eqtoolbox.linalg import Rank, coarsest_dtype, numerical_rank, ravel_stack, rounding
 from eqtoolbox.symmetry import Symmetry, generator_matrix, leaf_paths
 

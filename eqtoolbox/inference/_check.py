@@ -13,15 +13,15 @@ import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from eqtoolbox.inference._affine import affine_redundancies
 from eqtoolbox.inference._maximal import UNITS, axes_text, beyond, invisible, mixtures, places, refused
 from eqtoolbox.inference._passes import settled
 from eqtoolbox.inference._points import alike, change, near, other_shapes
 from eqtoolbox.inference._solve import find_spaces
+from eqtoolbox.inference._verify import TOLERANCES, random_change
 from eqtoolbox.linalg import Rank, check_integer, coarsest_dtype, float64, numerical_rank
 from eqtoolbox.symmetry import Symmetry, check_symmetry, generator_matrix, leaf_paths, orbit_dimension
 
-#: Relative change of the outputs within rounding, by the coarsest floating dtype of parameters, inputs and outputs.
-TOLERANCES = {"float64": 1e-8, "float32": 5e-3, "bfloat16": 0.5, "float16": 0.1}
 #: Largest number of parameters of which dense Jacobians and generators are formed.
 MAX_PARAMETERS = 2000
 #: Points at which generators are compared.
@@ -40,6 +40,7 @@ class Check:
       errors: largest relative change of the outputs under random elements, for each shape of the inputs tried.
       tolerance: the change allowed.
       orbit_dimension: of the orbit at parameters near those given; None where the model is too large.
+      affine: directions besides those of the orbit that ``affine_redundancies`` accounts for.
       nullity: of the Jacobian of the parameters -> the outputs on many inputs: no symmetry with generators has larger
         orbits, whatever its kind. None where the model is too large.
       gap: between the smallest singular value counted and the largest one not counted: a small one says
@@ -53,6 +54,7 @@ class Check:
     errors: dict[str, float]
     tolerance: float
     orbit_dimension: int | None
+    affine: int | None
     nullity: int | None
     gap: float | None
     missing: tuple[str, ...]
@@ -72,10 +74,10 @@ class Check:
 
     @property
     def unexplained(self) -> int | None:
-        """Flat directions that the orbit does not account for: redundancies of another kind, or dead units."""
-        if self.nullity is None or self.orbit_dimension is None:
+        """Flat directions that nothing accounts for: redundancies of yet another kind, or dead units."""
+        if self.nullity is None or self.orbit_dimension is None or self.affine is None:
             return None
-        return self.nullity - self.orbit_dimension
+        return self.nullity - self.orbit_dimension - self.affine
 
     @property
     def maximal(self) -> bool | None:
@@ -93,8 +95,10 @@ class Check:
                 f"(at most {MAX_PARAMETERS}): check a smaller model of this architecture"
             )
             return "\n".join(lines)
-        lines.append(f"orbits of dimension {self.orbit_dimension}, of {self.nullity} flat directions at most")
-        lines.append(f"  {self.unexplained} of another kind; gap of singular values {self.gap:.1e}")
+        lines.append(
+            f"{self.nullity} flat directions at most: {self.orbit_dimension} along the orbit, {self.affine} affine "
+            f"redundancies, {self.unexplained} unexplained (gap of singular values {self.gap:.1e})"
+        )
         lines.append(f"{self.tried} larger symmetries tried: {len(self.missing) or 'none'} missing")
         if self.unseen:
             lines.append(f"not seen by the outputs: {', '.join(self.unseen)}")
@@ -155,7 +159,7 @@ def check(
         tolerance = TOLERANCES[coarsest_dtype(fine, outputs)]
         errors = _errors(sym, apply, fine, data, keys[0], samples)
         if size > max_parameters:
-            return Check(errors, tolerance, None, None, None, (), 0, (), size)
+            return Check(errors, tolerance, None, None, None, None, (), 0, (), size)
         # Dead units make the nullity larger at some points: the smaller of two is the better bound.
         near_by = [near(keys[1], fine), near(keys[2], fine, 1.0)]
         ranks = _jacobian_ranks(apply, near_by, data, keys[3])
@@ -163,41 +167,13 @@ def check(
         unseen = _unseen(apply, point, data, keys[4])
         missing, tried = _missing(sym, apply, fine, data, keys[5], tolerance, unseen)
         orbit = orbit_dimension(sym, point)
+        both = affine_redundancies(apply, fine, *data, verify=False).dimension(point, sym)
     assert isinstance(orbit, int)
+    assert isinstance(both, int)
+    nullity = size - int(rank.rank)
     return Check(
-        errors, tolerance, orbit, size - int(rank.rank), float(rank.gap), missing, tried, unseen, size
+        errors, tolerance, orbit, both - orbit, nullity, float(rank.gap), missing, tried, unseen, size
     )
-
-
-def verify(sym: Symmetry, apply: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> None:
-    """Raises RuntimeError if random elements change the outputs, in the dtypes given."""
-    tolerance = TOLERANCES[coarsest_dtype(params, inputs)]
-    changed = random_change(sym, apply)
-    for seed in range(2):
-        worst = float(changed(jax.random.key(seed), params, inputs))
-        if worst > tolerance:
-            raise RuntimeError(
-                f"the inferred symmetry changes the outputs by {worst:.1e}, more than {tolerance:.0e}: this is a "
-                f"mistake of eqtoolbox, please report the function. What was inferred:\n{sym}"
-            )
-
-
-def random_change(sym: Symmetry, apply: Callable[..., Any]) -> Callable[[Array, Any, tuple[Any, ...]], Array]:
-    """How much a random element changes the outputs at random parameters near those given."""
-
-    @jax.jit
-    def pair(key: Array, params: Any) -> tuple[Any, Any]:
-        shaken, element = jax.random.split(key)
-        point = near(shaken, params)
-        return point, sym.act(sym.sample(element), point)
-
-    outputs = jax.jit(lambda params, inputs: apply(params, *inputs))
-
-    def changed(key: Array, params: Any, inputs: tuple[Any, ...]) -> Array:
-        one, other = pair(key, params)
-        return change(outputs(one, inputs), outputs(other, inputs))
-
-    return changed
 
 
 def _errors(sym, apply, params, inputs, key: Array, samples: int) -> dict[str, float]:

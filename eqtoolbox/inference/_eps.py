@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 
-from eqtoolbox.inference._check import random_change
 from eqtoolbox.inference._explain import explanation
 from eqtoolbox.inference._infer import remember
 from eqtoolbox.inference._passes import frozen_leaves, is_concrete, settled
 from eqtoolbox.inference._solve import build
+from eqtoolbox.inference._verify import random_change
 from eqtoolbox.linalg import check_number
 from eqtoolbox.symmetry import Symmetry, leaf_paths
 

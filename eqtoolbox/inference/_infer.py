@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from eqtoolbox.inference import _check
+from eqtoolbox.inference import _verify
 from eqtoolbox.inference._explain import Explanation, explanation
 from eqtoolbox.inference._passes import frozen_leaves, is_concrete, settled
 from eqtoolbox.inference._solve import build
@@ -70,7 +70,7 @@ def infer_symmetry(
     symmetry, spaces = build(analysis, values, whole_leaves)
     remember(symmetry, explanation(symmetry, spaces, analysis, values))
     if verify and is_concrete(params, inputs) and symmetry.factors:
-        _check.verify(symmetry, apply, params, inputs)
+        _verify.verify(symmetry, apply, params, inputs)
     return symmetry
 
 

@@ -10,16 +10,15 @@ import pytest
 from eqtoolbox import Symmetry, groups, infer_symmetry, inference
 from eqtoolbox.symmetry import catalog
 
-#: Orbit dimension, and nullity of the Jacobian. Of another kind are: the shift of a softmax (7); what a layer
-#: normalisation and biases make redundant (34); scalings of whole normalised leaves (2); a shift w common to the two
-#: pieces of each maxout unit, w V = 0 for the kernel V of shape (6, 3) after it (4 · 3), and any for the biases (6).
+#: Orbit dimension, affine redundancies and nullity of the Jacobian. What is left is of yet another kind: for the
+#: normalisation what its gain and its null direction make redundant, for maxout a shift w common to the two pieces of
+#: each unit with w V = 0, V the kernel of shape (6, 3) after it: 4 · 3.
 COUNTS = {
-    "deep_linear": (76, 76),
-    "softmax_classifier": (0, 7),
-    "dense_norm_dense": (7, 41),
-    "fused_qkv": (36, 36),
-    "unit_queries": (15, 17),
-    "maxout": (6, 24),
+    "deep_linear": (76, 0, 76),
+    "deep_linear_bias": (83, 6, 89),
+    "softmax_classifier": (0, 7, 7),
+    "dense_norm_dense": (7, 15, 41),
+    "maxout": (6, 6, 24),
 }
 KEY = jax.random.key(0)
 
@@ -29,8 +28,8 @@ def test_orbits_and_flat_directions_of_the_catalogue(name, x64):
     (model,) = catalog.models(name)
     sym = infer_symmetry(model.apply, model.params, model.inputs, verify=False)
     report = inference.check(sym, model.apply, model.params, model.inputs, key=KEY)
-    assert (report.orbit_dimension, report.nullity) == COUNTS[name]
-    assert report.unexplained == COUNTS[name][1] - COUNTS[name][0]
+    assert (report.orbit_dimension, report.affine, report.nullity) == COUNTS[name]
+    assert report.unexplained == report.nullity - report.orbit_dimension - report.affine
     assert report.gap > 1e3
     assert report.sound
     assert report.max_error < 1e-12
