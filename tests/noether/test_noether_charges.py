@@ -33,14 +33,14 @@ sizes = st.integers(1, 5)
 
 @pytest.mark.claim("DA-E11", "DA-E5")
 @given(n=sizes, h=sizes, k=sizes, m=sizes)
-@settings(max_examples=5)
+@settings(max_examples=4)
 def test_linear_layers_have_the_whole_matrix(n, h, k, m):
     rng = np.random.default_rng([n, h, k, m])
     with jax.enable_x64(True):
         p = draw(rng, w1=(n, h), b1=(h,), w2=(h, k), b2=(k,), w3=(k, m))
         axes = {"w1": "_ h", "b1": "h", "w2": "h* k", "b2": "k", "w3": "k* _"}
         sym = Symmetry(axes, {"h": groups.GeneralLinear(h), "k": groups.GeneralLinear(k)})
-        found = noether.charge_fn(sym)(p)
+        found = quick_jit(noether.charge_fn(sym))(p)
         w1, b1, w2, b2, w3 = (np.asarray(p[name]) for name in ("w1", "b1", "w2", "b2", "w3"))
     # Kernels are transposes of the W of the text: (h, k) is W2ᵀ, so that W_iW_iᵀ meets W_{i+1}ᵀW_{i+1}, both h x h.
     assert close(found["h"], w1.T @ w1 + np.outer(b1, b1) - w2 @ w2.T)
@@ -48,16 +48,19 @@ def test_linear_layers_have_the_whole_matrix(n, h, k, m):
 
 
 @given(n=sizes, h=sizes, m=sizes, power=st.sampled_from(["1", "2", "1/2", "3"]))
-@settings(max_examples=5)
+@settings(max_examples=4)
 def test_scalings_have_one_number_for_each_unit(n, h, m, power):
     rng = np.random.default_rng([n, h, m])
     alpha = float(groups.Exponent.of(power).uniform)
     with jax.enable_x64(True):
         p = draw(rng, v=(n, h), b=(h,), u=(h, m))
         axes = {"v": "_ h", "b": "h", "u": f"h^-{power} _"}
-        want = np.sum(p["v"] ** 2, 0) + p["b"] ** 2 - alpha * np.sum(p["u"] ** 2, 1)
+        v, b, u = (np.asarray(p[name]) for name in "vbu")
+        want = np.sum(v**2, 0) + b**2 - alpha * np.sum(u**2, 1)
         for group, shape in ((groups.PositiveScaling(h), (h,)), (groups.Monomial(h, 1), (1, h))):
-            assert close(noether.charge_fn(Symmetry(axes, {"h": group}))(p)["h"], want.reshape(shape))
+            assert close(
+                quick_jit(noether.charge_fn(Symmetry(axes, {"h": group})))(p)["h"], want.reshape(shape)
+            )
 
 
 def test_heads_layers_shifts_and_stabilisers(x64):
@@ -117,10 +120,14 @@ def test_generators_with_a_charge_are_those_with_a_symmetric_jacobian(x64):
         found = noether.charged_directions(sym, p, key=jax.random.key(0))
         assert record.charges == count == len(found.directions["h"]), record
         # The gradient of the charge of a charged direction is twice the field; that of ⟨θ, Xθ⟩ for others is not.
-        for xi in found.directions["h"]:
-            gradient = jax.grad(lambda p, xi=xi, sym=sym: sym_charge(sym, p, {"h": xi}))(p)
-            twice = jax.tree.map(lambda x: 2 * x, sym.generator({"h": xi}, p))
-            assert all(close(gradient[name], twice[name]) for name in "vu")
+        if count:
+
+            def both(xi, sym=sym):
+                slope = jax.grad(lambda p: sym_charge(sym, p, {"h": xi}))(p)
+                return slope, jax.tree.map(lambda x: 2 * x, sym.generator({"h": xi}, p))
+
+            slopes, twice = quick_jit(jax.vmap(both))(found.directions["h"])
+            assert all(close(slopes[name], twice[name]) for name in "vu")
         if count == 0:
             assert noether.charge_fn(sym)(p) == {}
             assert abs(float(sym_charge(sym, p, sym.sample_algebra(jax.random.key(1))))) < 1e-13
@@ -138,7 +145,7 @@ def test_the_line_integral_is_half_of_a_quadratic_charge_and_more_general(x64):
     sym = Symmetry({"a": "h", "b": "h^-2"}, {"h": groups.PositiveScaling(2)})
     for k in range(2):
         xi = {"h": jnp.eye(2)[k]}
-        charge = noether.field_charge_fn(Equivariance.of(sym), direction=xi)
+        charge = quick_jit(noether.field_charge_fn(Equivariance.of(sym), direction=xi))
         assert close(2 * charge(p), noether.charge_fn(sym)(p)["h"][k])
     # A field that is the gradient of sin(a·b) + |a|⁴, flowed by its own Lie series up to first order.
     potential = lambda p: jnp.sin(p["a"] @ p["b"]) + jnp.sum(p["a"] ** 2) ** 2  # noqa: E731
@@ -146,9 +153,11 @@ def test_the_line_integral_is_half_of_a_quadratic_charge_and_more_general(x64):
     eq = Equivariance(
         lambda p, lam: jax.tree.map(lambda x, v: x + jnp.tanh(lam) * v, p, field(p)), identity=0.0
     )
-    assert close(noether.charge_fn(eq)(p), potential(p), 1e-11)
+    charge = noether.charge_fn(eq)
+    value, slope = quick_jit(jax.value_and_grad(charge))(p)
+    assert close(value, potential(p), 1e-11)
     assert float(noether.asymmetry(eq, p, key=jax.random.key(0))[0]) < 1e-14
-    assert close(jax.grad(noether.charge_fn(eq))(p)["a"], field(p)["a"], 1e-11)
+    assert close(slope["a"], field(p)["a"], 1e-11)
     curl = Equivariance(lambda p, lam: {"a": p["a"] + lam * p["b"] ** 2, "b": p["b"]}, identity=0.0)
     assert float(noether.asymmetry(curl, p, key=jax.random.key(0))[0]) > 0.5
     assert noether.charged_directions(curl, p, key=jax.random.key(0)).directions.shape == (0,)

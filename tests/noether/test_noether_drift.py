@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from catalog_tools import quick_jit
 from jax.flatten_util import ravel_pytree
 from noether_tools import EXAMPLES, SYM, apart, batch_loss, problem
 from scipy import stats
@@ -21,7 +22,7 @@ RUNS, STEPS, BATCH, RATE = 256, 30, 4, 0.02
 def test_both_forms_of_corollary_2_agree(x64, record_claim):
     params, batch = problem()
 
-    @jax.jit
+    @quick_jit
     def both(params):
         grads = per_example_grads(batch_loss, params, batch)
         first = noether.flow_drift(SYM, grads, 0.3)
@@ -37,7 +38,7 @@ def test_both_forms_of_corollary_2_agree(x64, record_claim):
     # By the Hessian of the charge and the dense covariance of the noise: σ²Tr(Σ∇²C).
     flat, unravel = ravel_pytree(params)
     matrix = ravel_stack(grads)
-    hessian = jax.hessian(lambda w: noether.charge_fn(SYM)(unravel(w)))(flat)
+    hessian = quick_jit(jax.hessian(lambda w: noether.charge_fn(SYM)(unravel(w))))(flat)
     covariance = np.cov(matrix.T)
     for key in "hk":
         trace = 0.3 * np.einsum("...ij,ij->...", hessian[key], covariance)
@@ -56,9 +57,14 @@ def test_the_identity_sample_by_sample(x64):
         return sum(jnp.vdot(found[key], xi[key]) for key in xi)
 
     one = jax.tree.map(lambda a: a[:1], batch)
-    gradient, slope = jax.grad(batch_loss), jax.grad(charge)
-    left = jax.jvp(slope, (params,), (gradient(params, one),))[1]
-    right = jax.jvp(lambda p: gradient(p, one), (params,), (slope(params),))[1]
+
+    @quick_jit
+    def sides(params):
+        gradient, slope = jax.grad(lambda p: batch_loss(p, one)), jax.grad(charge)
+        left = jax.jvp(slope, (params,), (gradient(params),))[1]
+        return left, jax.jvp(gradient, (params,), (slope(params),))[1]
+
+    left, right = sides(params)
     assert apart(left, jax.tree.map(jnp.negative, right)) < 1e-13
 
 
