@@ -88,7 +88,7 @@ def infer_up_to_eps(
     for negligible in (0.0, largest):
         analysis, values = settled(apply, params, inputs, still, negligible)
         symmetry, spaces = build(analysis, values, whole_leaves=True)
-        remember(symmetry, explanation(symmetry, spaces, analysis, values))
+        remember(symmetry, params, explanation(symmetry, spaces, analysis, values))
         found.append((symmetry, analysis))
     (exact, _), (symmetry, analysis) = found
     error = None

@@ -44,6 +44,8 @@ class Explanation:
       unknown: operations without a rule, with the source line of one use.
       untouched: leaves on which no group acts.
       dimension: of the group.
+      orbit_dimension: of the orbits of generic parameters: less where a part of the group leaves them alone. None where
+        the matrix of generators is too large to find out.
     """
 
     spaces: tuple[SpaceReport, ...]
@@ -51,9 +53,12 @@ class Explanation:
     unknown: tuple[tuple[str, str], ...]
     untouched: tuple[str, ...]
     dimension: int
+    orbit_dimension: int | None = None
 
     def __str__(self) -> str:
-        lines = [f"group of dimension {self.dimension}"]
+        known = self.orbit_dimension is not None
+        orbits = f", orbits of dimension {self.orbit_dimension}" if known else ""
+        lines = [f"group of dimension {self.dimension}{orbits}"]
         for space in self.spaces:
             inside = f", one for each {space.inside}" if space.inside else ""
             lines.append(f"{space.name} ({space.size}): {space.group}{inside}")

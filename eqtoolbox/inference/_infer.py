@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from eqtoolbox.inference import _verify
 from eqtoolbox.inference._explain import Explanation, explanation
 from eqtoolbox.inference._passes import frozen_leaves, is_concrete, settled
 from eqtoolbox.inference._solve import build
-from eqtoolbox.symmetry import Symmetry, check_symmetry, leaf_paths
+from eqtoolbox.symmetry import Symmetry, check_symmetry, leaf_paths, orbit_dimension
 
-_FOUND: dict[int, Explanation] = {}
+#: Largest cost, dimension² × parameters, at which the dimension of generic orbits is found.
+ORBIT_LIMIT = 10**9
+
+#: What is known of the symmetries in use, by identity: the explanation, and the shapes of the parameters.
+_FOUND: dict[int, tuple[Explanation, Any]] = {}
 
 
 def infer_symmetry(
@@ -68,7 +78,7 @@ def infer_symmetry(
         listed = ", ".join(f"{name} at {source}" for name, source in analysis.unknown.items())
         raise ValueError(f"operations without a rule: {listed}; declare one with register_rule")
     symmetry, spaces = build(analysis, values, whole_leaves)
-    remember(symmetry, explanation(symmetry, spaces, analysis, values))
+    remember(symmetry, params, explanation(symmetry, spaces, analysis, values))
     if verify and is_concrete(params, inputs) and symmetry.factors:
         _verify.verify(symmetry, apply, params, inputs)
     return symmetry
@@ -102,10 +112,29 @@ def explain(sym: Symmetry) -> Explanation:
 
 def explained(sym: Symmetry) -> Explanation | None:
     """The explanation of a symmetry that was inferred in this process, and is still in use."""
-    return _FOUND.get(id(sym))
+    if id(sym) not in _FOUND:
+        return None
+    found, shapes = _FOUND[id(sym)]
+    if found.orbit_dimension is None:
+        found = replace(found, orbit_dimension=_generic_orbit_dimension(sym, shapes))
+        _FOUND[id(sym)] = found, shapes
+    return found
 
 
-def remember(sym: Symmetry, found: Explanation) -> None:
-    """Keeps the explanation of a symmetry for as long as that lives."""
-    _FOUND[id(sym)] = found
+def remember(sym: Symmetry, params: Any, found: Explanation) -> None:
+    """Keeps the explanation of a symmetry, and the shapes of its parameters, for as long as it lives."""
+    _FOUND[id(sym)] = found, jax.eval_shape(lambda p: p, params)
     weakref.finalize(sym, _FOUND.pop, id(sym), None)
+
+
+def _generic_orbit_dimension(sym: Symmetry, shapes: Any) -> int | None:
+    """The dimension of the orbits of random parameters; None where it costs too much."""
+    size = sum(math.prod(s.shape) for s in jax.tree.leaves(shapes))
+    if sym.dimension**2 * size > ORBIT_LIMIT:
+        return None
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape)), shapes)
+        found = orbit_dimension(sym, params)
+    assert isinstance(found, int)
+    return found

@@ -61,10 +61,11 @@ def settled(
         analysis.clear()
         values = {}
         for path, leaf in zip(paths, leaves, strict=True):
-            analysis.reason = f"{path} is frozen"
+            still = path in frozen
+            analysis.reason = f"{path} is frozen" if still else f"{path} holds {jnp.result_type(leaf)}"
             values[path] = analysis.leaf(path, tuple(jnp.shape(leaf)))
             analysis.note(values[path])
-            if path in frozen or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            if still or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
                 analysis.pin(values[path], analysis.reason)
         shapes = program.shapes[len(paths) :]
         data = [analysis.blank(tuple(shape), ("input", i), "an input") for i, shape in enumerate(shapes)]

@@ -84,6 +84,10 @@ def test_the_explanation_names_what_took_a_larger_group_away():
         infer_symmetry(model.apply, model.params, model.inputs, verify=False)
     ).spaces
     assert [text.split(": ")[0] for text in first.lost] == ["O(7)", "scalings", "signs"]
+    (model,) = catalog.models("deep_linear")
+    found = inference.explain(infer_symmetry(model.apply, model.params, model.inputs, verify=False))
+    assert (found.dimension, found.orbit_dimension) == (85, 76)
+    assert str(found).startswith("group of dimension 85, orbits of dimension 76")
     (model,) = catalog.models("dense_norm_dense")
     sym = infer_symmetry(model.apply, model.params, model.inputs, verify=False)
     text = str(inference.explain(sym))

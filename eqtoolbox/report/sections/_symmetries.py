@@ -220,6 +220,7 @@ def _explanation_data(found: Explanation) -> dict[str, Any]:
             for s in found.spaces
         ],
         "pinned": [{"size": s.size, "reason": s.pinned, "leaves": list(s.leaves)} for s in found.pinned],
+        "orbit_dimension": found.orbit_dimension,
         "unknown": [list(pair) for pair in found.unknown],
         "untouched": list(found.untouched),
     }
