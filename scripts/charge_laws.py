@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eqtoolbox import noether, track_charges
+from eqtoolbox import infer_symmetry, noether, track_charges
 from eqtoolbox.report._digits import digits_problem
 
 STEPS, BATCH, RATE, L2, DECAY = 2000, 128, 0.05, 1e-3, 1e-3
@@ -48,7 +48,7 @@ def rules():
 def measure(inner, law, dtype) -> tuple[float, float | None]:
     """(relative change of the charges, relative error of the law)."""
     problem = digits_problem("relu")
-    sym = problem.symmetry
+    sym = infer_symmetry(problem.apply, problem.init(jax.random.key(0)), problem.train.inputs[:8])
     cast = lambda x: jnp.asarray(x, dtype if jnp.issubdtype(jnp.result_type(x), jnp.floating) else None)  # noqa: E731
     params, data = jax.tree.map(cast, (problem.init(jax.random.key(0)), problem.train))
     tx = track_charges(inner, sym, law=law)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from benchmarks.timing import Row, interleaved
 
-from eqtoolbox import noether, track_charges
+from eqtoolbox import infer_symmetry, noether, track_charges
 from eqtoolbox.report._digits import digits_problem
 
 STEPS, BATCH, RATE = 100, 128, 0.05
@@ -31,10 +31,11 @@ def bench(repeats: int = 51) -> list[Row]:
 def _rows(widths: tuple[int, ...], repeats: int) -> list[Row]:
     problem = digits_problem("relu", widths)
     params = problem.init(jax.random.key(0))
+    sym = infer_symmetry(problem.apply, params, problem.train.inputs[:8])
     plain = optax.sgd(RATE, 0.9)
     law = noether.Law(RATE, 0.9)
-    tracked = {every: track_charges(plain, problem.symmetry, every=every) for every in BARS}
-    tracked["law"] = track_charges(plain, problem.symmetry, law=law)
+    tracked = {every: track_charges(plain, sym, every=every) for every in BARS}
+    tracked["law"] = track_charges(plain, sym, law=law)
     data = jax.tree.map(jnp.asarray, problem.train)
     indices = jnp.asarray(np.random.default_rng(0).integers(0, len(jax.tree.leaves(data)[0]), (STEPS, BATCH)))
     calls, single, rows = {}, {}, []
