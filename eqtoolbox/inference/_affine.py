@@ -19,6 +19,7 @@ from eqtoolbox.inference._affine_search import Candidate, Found, Search
 from eqtoolbox.inference._affine_shift import Values, read_values
 from eqtoolbox.inference._jaxpr import Equation, trace
 from eqtoolbox.inference._passes import frozen_leaves, is_concrete
+from eqtoolbox.inference._points import change, near
 from eqtoolbox.inference._verify import TOLERANCES
 from eqtoolbox.linalg import Rank, coarsest_dtype, numerical_rank, ravel_stack, rounding
 from eqtoolbox.symmetry import Symmetry, generator_matrix, leaf_paths
@@ -385,9 +386,9 @@ def _verify(
 
     # On the host: nothing but the model is compiled.
     rng = np.random.default_rng(0)
-    near = jax.tree.map(lambda p: _shaken(rng, np.asarray(p)), params)
+    point = jax.tree.map(np.asarray, near(jax.random.key(0), params))
     coefficients = [rng.standard_normal(item.shape) for item in found.items]
-    tangent = chosen(found.tangent(near, coefficients))
+    tangent = chosen(found.tangent(point, coefficients))
     # As long as the tangent on each leaf, in another direction.
     noise = [
         (np.linalg.norm(t.reshape(-1).astype(float)) / t.size**0.5 * rng.choice([-1, 1], t.shape)).astype(
@@ -395,27 +396,12 @@ def _verify(
         )
         for t in tangent
     ]
-    values, (slope, size) = slopes(chosen(near), [tangent, noise])
-    after, _ = slopes(chosen(found.act(near, coefficients)), [tangent, noise])
+    values, (slope, size) = slopes(chosen(point), [tangent, noise])
+    after, _ = slopes(chosen(found.act(point, coefficients)), [tangent, noise])
     steep = float(slope) / (float(size) + 1e-30)
-    worst = max(
-        (_relative(np.asarray(a), np.asarray(b)) for a, b in zip(values, after, strict=True)), default=0.0
-    )
+    worst = float(change(values, after))
     if not max(steep, worst) <= tolerance:
         raise RuntimeError(
             f"the affine redundancies change the outputs by {worst:.1e} (their slope is {steep:.1e}), more than "
             f"{tolerance:.0e}: this is a mistake of eqtoolbox, please report the function. What was found:\n{found}"
         )
-
-
-def _shaken(rng: np.random.Generator, leaf: np.ndarray) -> np.ndarray:
-    """A point near the leaf, so that zeros and ones of an initialisation hide nothing."""
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return leaf
-    return (leaf * (1 + 0.1 * rng.standard_normal(leaf.shape))).astype(leaf.dtype)
-
-
-def _relative(a: np.ndarray, b: np.ndarray) -> float:
-    finite = np.isfinite(a) & np.isfinite(b)
-    size = np.max(np.where(finite, np.abs(a), 0), initial=1e-30)
-    return float(np.max(np.where(finite, np.abs(a - b), 0), initial=0) / size)

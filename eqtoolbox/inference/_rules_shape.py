@@ -146,7 +146,7 @@ def slice_rule(a: Analysis, eqn: Equation, values: list[Value]) -> Sequence[Valu
         if stride == 1:
             v = _part(a, v, axis, start, limit, ("slice", axis))
         else:
-            v = _opaque_axis(a, v, axis, eqn.output_shapes[0][axis], ("slice", axis))
+            v = _opaque_axis(a, v, axis, eqn.output_shapes[0][axis], ("slice", axis), moved=True)
     return [v]
 
 
@@ -170,20 +170,23 @@ def _part(a: Analysis, v: Value, axis: int, start: int, limit: int, key: object)
         elif inside:
             inner = segment_size(segment[1:]) if segment else 1
             if not segment or segment[0].node is not None or inside % inner:
-                return _opaque_axis(a, v, axis, limit - start, key)
+                return _opaque_axis(a, v, axis, limit - start, key, moved=True)
             kept.append((replace(segment[0], size=inside // inner), *segment[1:]))
         position = end
     axes[axis] = tuple(kept)
     return replace(v, axes=tuple(axes), const=v.const)
 
 
-def _opaque_axis(a: Analysis, v: Value, axis: int, size: int, key: object) -> Value:
-    """The value with an axis of other entries: that axis is pinned, the others pass."""
+def _opaque_axis(a: Analysis, v: Value, axis: int, size: int, key: object, *, moved: bool = False) -> Value:
+    """The value with an axis of other entries: that axis is pinned, the others pass.
+
+    An axis along which the value is constant stays one only where entries are ``moved``, not where they are summed.
+    """
     for segment in v.axes[axis]:
         for atom in segment:
             a.still(atom)
     a.spaces.pin_axis(v.axes[axis], a.reason)
-    uniform = all(atom.node is None for segment in v.axes[axis] for atom in segment)
+    uniform = moved and all(atom.node is None for segment in v.axes[axis] for atom in segment)
     new = wild(size) if uniform else a.fixed_axis(key, size, a.reason)
     return replace(v, axes=tuple(new if i == axis else x for i, x in enumerate(v.axes)))
 
@@ -196,7 +199,7 @@ def along_an_axis(a: Analysis, eqn: Equation, values: list[Value]) -> Sequence[V
     if eqn.name not in ("rev", "cumsum"):
         a.kill(v)
     for axis in axes:
-        v = _opaque_axis(a, v, axis, axis_size(v.axes[axis]), (eqn.name, axis))
+        v = _opaque_axis(a, v, axis, axis_size(v.axes[axis]), (eqn.name, axis), moved=eqn.name == "rev")
     return [replace(v, const=None)]
 
 
@@ -225,7 +228,7 @@ def dynamic_slice(a: Analysis, eqn: Equation, values: list[Value]) -> Sequence[V
         a.pin(s, a.reason)
     for axis, size in enumerate(eqn.output_shapes[0]):
         if size != axis_size(v.axes[axis]):
-            v = _opaque_axis(a, v, axis, size, ("dynamic_slice", axis))
+            v = _opaque_axis(a, v, axis, size, ("dynamic_slice", axis), moved=True)
     hidden = frozenset().union(*(s.hidden for s in starts)) if starts else frozenset()
     return [replace(v, hidden=v.hidden | hidden)]
 

@@ -155,6 +155,8 @@ def test_random_programs_do_not_change_under_what_is_inferred(recipe, seed):
         Recipe((("part", 1, 0), ("attend", 2, 1)), "tied"),
         # A space on a part of an axis, of which no other may depend.
         Recipe((("members", 1, 1), ("roll", 2, 0)), "tied"),
+        # Sums of equal entries, which are not equal.
+        Recipe((("weights", 1, 1), ("cumulate", 2, 2)), "logits"),
         # A group for each unit of a space that a kernel has on two axes.
         Recipe((("convolve", 1, 1), ("tanh", 2, 3), ("grouped", 3, 4)), "sum"),
     ],
