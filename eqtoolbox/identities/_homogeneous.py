@@ -14,7 +14,15 @@ from eqtoolbox.identities._identity import Identity, relative
 from eqtoolbox.identities._position import evaluate
 from eqtoolbox.identities._quadratic import quadratic
 from eqtoolbox.identities._second_order import second_order
-from eqtoolbox.linalg import check_like, check_number, name_leaf, stack_vdot, tree_norm, tree_vdot
+from eqtoolbox.linalg import (
+    broadcast_prefix,
+    check_like,
+    check_number,
+    name_leaf,
+    stack_vdot,
+    tree_norm,
+    tree_vdot,
+)
 from eqtoolbox.symmetry import Equivariance
 
 Tree = Any
@@ -53,10 +61,7 @@ def homogeneous(degree: float, weights: Tree | None = None) -> Equivariance:
     def scale(params: Tree, lam: Array) -> Tree:
         if weights is None:
             return jax.tree.map(lambda x: x * jnp.exp(lam).astype(x.dtype), params)
-        try:
-            factors = jax.tree.broadcast(weights, params)
-        except ValueError as error:
-            raise ValueError(f"`weights` must be a prefix of the parameters: {error}") from None
+        factors = broadcast_prefix(weights, params, "weights")
         return jax.tree.map(lambda x, w: x * jnp.exp(w * lam).astype(x.dtype), params, factors)
 
     def scale_output(outputs: Tree, lam: Array) -> Tree:

@@ -5,7 +5,14 @@ densities, stochastic traces with standard errors, per-example gradients, numeri
 streaming moments.
 """
 
-from eqtoolbox.linalg._checks import check_integer, check_like, check_number, name_leaf
+from eqtoolbox.linalg._checks import (
+    broadcast_prefix,
+    check_integer,
+    check_like,
+    check_number,
+    leading_size,
+    name_leaf,
+)
 from eqtoolbox.linalg._eigenpairs import EigenInfo, Eigenpairs, top_eigenpairs
 from eqtoolbox.linalg._estimate import Estimate
 from eqtoolbox.linalg._lanczos import Ritz, lanczos
@@ -57,6 +64,7 @@ __all__ = [
     "Ritz",
     "Spectrum",
     "basis",
+    "broadcast_prefix",
     "check_integer",
     "check_like",
     "check_number",
@@ -73,6 +81,7 @@ __all__ = [
     "hvp",
     "hvp_fn",
     "lanczos",
+    "leading_size",
     "moments_covariance",
     "moments_estimate",
     "moments_init",

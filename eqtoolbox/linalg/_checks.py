@@ -70,6 +70,14 @@ def check_choice(value: str, name: str, choices: Collection[str]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
+def broadcast_prefix(prefix: Any, tree: Any, name: str) -> Any:
+    """``prefix`` with each leaf repeated over the part of ``tree`` it stands for; ValueError if it does not fit."""
+    try:
+        return jax.tree.broadcast(prefix, tree)
+    except ValueError as error:
+        raise ValueError(f"`{name}` must be a prefix of the parameters: {error}") from None
+
+
 def leading_size(tree: Any, name: str) -> int:
     """The common size of the leading axis of all leaves of ``tree``; ValueError names the odd leaf."""
     leaves = jax.tree.leaves_with_path(tree)

@@ -169,7 +169,7 @@ def count_laws(
       A ``LawCount``.
 
     Raises:
-      TypeError: ``sym`` is neither of these.
+      TypeError: ``sym`` is neither of these, there are shapes in place of arrays, or ``key`` is no typed key.
       ValueError: too many parameters, outputs without a row for each example, an argument out of range, or
         laws that are not conserved.
 
@@ -183,6 +183,11 @@ def count_laws(
         raise ValueError(f"`momentum` must be a friction of at least 0, got {momentum!r}")
     if not isinstance(max_depth, int) or max_depth < 1:
         raise ValueError(f"`max_depth` must be a positive integer, got {max_depth!r}")
+    for leaf in jax.tree.leaves((params, inputs)):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise TypeError(f"laws are counted at a point: arrays are needed, got {leaf}")
+    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        raise TypeError(f"`key` must be a typed key, jax.random.key(…), got {key!r}")
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.default_device(cpu), float64(params, inputs) as (params, inputs):
         flow = _flow(apply, params, inputs, output_gradients, momentum)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from eqtoolbox.linalg import Estimate, per_example_grads, tree_vdot
+from eqtoolbox.linalg import Estimate, leading_size, per_example_grads, tree_vdot
 from eqtoolbox.noether._laws import linear_charges
 from eqtoolbox.noether._pairing import Charges, Params, pairing, widen
 from eqtoolbox.symmetry import Symmetry
@@ -75,9 +75,11 @@ def noise_drift(sym: Symmetry, gradient_samples: Params) -> Estimate:
       spread of the terms. 0 for linear charges.
 
     Raises:
-      ValueError: fewer than two gradients.
+      ValueError: fewer than two gradients, leaves with leading axes of several sizes, or gradients of other shapes than
+        the labels say.
     """
-    n = jax.tree.leaves(gradient_samples)[0].shape[0]
+    n = leading_size(gradient_samples, "gradient_samples")
+    sym.check(jax.tree.map(lambda g: jax.ShapeDtypeStruct(g.shape[1:], g.dtype), gradient_samples))
     if n < 2:
         raise ValueError(f"a covariance needs at least two gradients, got a stack of {n}")
     wide = widen(gradient_samples)

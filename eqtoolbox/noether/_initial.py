@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from eqtoolbox.groups import Monomial, PositiveScaling, Slot, Translation
+from eqtoolbox.linalg import broadcast_prefix
 from eqtoolbox.noether._pairing import Charges, project
 from eqtoolbox.symmetry import Factor, Plan, Symmetry, check_symmetry, leaf_paths
 
@@ -68,7 +69,8 @@ def charge_moments(
 
     Raises:
       TypeError: ``sym`` is no symmetry, or discrete.
-      ValueError: a variance is negative, or a fourth moment less than the square of the variance.
+      ValueError: a variance is negative, a fourth moment less than the square of the variance, or one of the trees
+        is no prefix of the parameters.
 
     Reference:
       Zhao (2026), section 2.6, where E[Q] = m - h is printed for Q = ½Tr(UᵀU - VVᵀ) at V ~ N(0, 1/n), U ~ N(0, 1/h):
@@ -76,8 +78,9 @@ def charge_moments(
     """
     check_symmetry(sym, "charge_moments")
     zero = sym.zero_algebra()
-    second = _spread(variances, params)
-    fourth = [3 * v**2 for v in second] if fourth_moments is None else _spread(fourth_moments, params)
+    second = _spread(variances, params, "variances")
+    given = fourth_moments is not None
+    fourth = _spread(fourth_moments, params, "fourth_moments") if given else [3 * v**2 for v in second]
     for path, v, mu in zip(leaf_paths(params), second, fourth, strict=True):
         if not (v >= 0 and mu >= v**2 * (1 - 1e-6)):
             raise ValueError(
@@ -160,10 +163,9 @@ def _block(
     return _Part(total(own), total(squares), total(jax.tree.map(jnp.square, own)), total(linear))
 
 
-def _spread(prefix: Params, params: Params) -> list[float]:
+def _spread(prefix: Params, params: Params, name: str) -> list[float]:
     """A number for each leaf of ``params`` from a prefix tree."""
-    full = jax.tree.map(lambda v, part: jax.tree.map(lambda _: float(v), part), prefix, params)
-    return jax.tree.leaves(full)
+    return [float(v) for v in jax.tree.leaves(broadcast_prefix(prefix, params, name))]
 
 
 def activation_integral(activation: Callable[[Array], Array], v: Array, *, nodes: int = 64) -> Array:
@@ -184,9 +186,14 @@ def activation_integral(activation: Callable[[Array], Array], v: Array, *, nodes
     Returns:
       An array like ``v``.
 
+    Raises:
+      TypeError: ``activation`` is no function.
+
     Reference:
       Zhao (2026), equation (2.17).
     """
+    if not callable(activation):
+        raise TypeError(f"`activation` must be a function, got {activation!r}")
     points, weights = np.polynomial.legendre.leggauss(nodes)
     v = jnp.asarray(v)
 

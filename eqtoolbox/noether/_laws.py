@@ -65,6 +65,8 @@ class Law:
                 raise TypeError(f"Law: {name} must be a number or a schedule, got {value!r}")
             if isinstance(value, (int, float)) and not 0 <= value < float("inf"):
                 raise ValueError(f"Law: {name} must be a finite number, not negative, got {value!r}")
+        if isinstance(self.momentum, (int, float)) and self.momentum >= 1:
+            raise ValueError(f"Law: momentum must be below 1, got {self.momentum!r}")
 
     def at(self, count: ArrayLike) -> Rates:
         """The numbers of step ``count``."""
