@@ -186,7 +186,7 @@ def count_laws(
     for leaf in jax.tree.leaves((params, inputs)):
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise TypeError(f"laws are counted at a point: arrays are needed, got {leaf}")
-    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+    if not jnp.issubdtype(getattr(key, "dtype", bool), jax.dtypes.prng_key):
         raise TypeError(f"`key` must be a typed key, jax.random.key(…), got {key!r}")
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.default_device(cpu), float64(params, inputs) as (params, inputs):
