@@ -1,6 +1,6 @@
 """Infers the symmetry of many random programs and tries a random element of each.
 
-    python scripts/fuzz_inference.py                     # 10,000 programs, about a quarter of an hour
+    python scripts/fuzz_inference.py                     # 10,000 programs, about 25 minutes
     python scripts/fuzz_inference.py --programs 500 --seed 7
 
 The outputs must not change beyond rounding: an error must shrink from float32 to float64. Exits with 1 if one does
