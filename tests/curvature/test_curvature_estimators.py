@@ -255,7 +255,7 @@ BAD = {
     "a bad limit": (
         lambda com, t: commutant(diagonal_above=0),
         ValueError,
-        "must be a positive integer or None, got 0",
+        "`diagonal_above` must be at least 1, got 0",
     ),
     "no key": (lambda com, t: com.operator(lambda v: v, t), ValueError, "needs a key and samples >= 1"),
     "one sample": (

@@ -72,7 +72,7 @@ def test_shapes_are_enough_and_give_the_same():
 
 def test_the_explanation_names_what_took_a_larger_group_away():
     """Group, operation, its line and the line that leads there."""
-    (model,) = catalog.models("transformer")
+    (model,) = catalog.models("attention")
     text = str(inference.explain(infer_symmetry(model.apply, model.params, model.inputs, verify=False)))
     assert re.search(r"lost GL\(8\): reduce_sum normalization\.py:\d+ <- _transformer\.py:\d+", text)
     (model,) = catalog.models("mlp_relu")
