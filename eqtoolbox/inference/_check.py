@@ -143,12 +143,13 @@ def check(
       A ``Check``; print it.
 
     Raises:
-      TypeError: ``sym`` is no symmetry, or there are shapes in place of arrays.
+      TypeError: ``sym`` is no symmetry, a count no integer, or there are shapes in place of arrays.
       ValueError: a label does not fit the parameters, or ``samples`` is less than 1.
     """
     check_symmetry(sym, "the check of a symmetry")
     sym.check(params)
     check_integer(samples, "samples", 1)
+    check_integer(max_parameters, "max_parameters", 0)
     for leaf in jax.tree.leaves((params, inputs)):
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise TypeError(f"a check needs arrays, got {leaf}")

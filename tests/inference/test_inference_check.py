@@ -125,5 +125,7 @@ def test_bad_input_is_refused():
         inference.check("tanh", layer(jnp.tanh), params, x, key=KEY)
     with pytest.raises(ValueError, match="`samples` must be at least 1, got 0"):
         inference.check(sym, layer(jnp.tanh), params, x, key=KEY, samples=0)
+    with pytest.raises(TypeError, match=r"`max_parameters` must be an integer, got 2\.5"):
+        inference.check(sym, layer(jnp.tanh), params, x, key=KEY, max_parameters=2.5)
     with pytest.raises(ValueError, match="label"):
         inference.check(sym, layer(jnp.tanh), {"a": params["a"]}, x, key=KEY)
