@@ -3,7 +3,7 @@
 A symmetry is an object that acts on a parameter pytree; everything else is derived from it.
 """
 
-from eqtoolbox import curvature, groups, identities, inference, linalg, noether, testing, zoo
+from eqtoolbox import curvature, ensemble, groups, identities, inference, linalg, noether, testing, zoo
 from eqtoolbox.inference import infer_symmetry
 from eqtoolbox.noether import track_charges
 from eqtoolbox.problem import Batch, Problem
@@ -25,6 +25,7 @@ __all__ = [
     "Symmetry",
     "catalog",
     "curvature",
+    "ensemble",
     "groups",
     "identities",
     "infer_symmetry",

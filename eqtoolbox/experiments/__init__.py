@@ -11,7 +11,8 @@ from eqtoolbox.experiments._page import index_page
 from eqtoolbox.experiments._run import Outcome, run_experiment
 from eqtoolbox.experiments._store import Store, open_store
 from eqtoolbox.experiments._trained import Trained, descent, trained
-from eqtoolbox.experiments._trees import load_tree, save_tree
+from eqtoolbox.experiments._trees import load_tree
+from eqtoolbox.pages import save_tree
 
 __all__ = [
     "Experiment",

@@ -13,8 +13,7 @@ from eqtoolbox.experiments._errors import ExperimentError
 from eqtoolbox.experiments._experiment import Experiment, all_experiments, find_experiments
 from eqtoolbox.experiments._page import MARKS, index_page, verdict_text
 from eqtoolbox.experiments._run import Outcome, run_experiment
-from eqtoolbox.experiments._trees import write_bytes
-from eqtoolbox.pages import number, progress_bar
+from eqtoolbox.pages import number, progress_bar, write_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,8 +15,19 @@ import jax
 from eqtoolbox.experiments._experiment import Experiment, Result
 from eqtoolbox.experiments._finding import Finding
 from eqtoolbox.experiments._store import Store, open_store
-from eqtoolbox.experiments._trees import load_tree, save_tree, write_bytes
-from eqtoolbox.pages import SILENT, Progress, device, house_style, plain, to_png, to_svg, versions
+from eqtoolbox.experiments._trees import load_tree
+from eqtoolbox.pages import (
+    SILENT,
+    Progress,
+    device,
+    house_style,
+    plain,
+    save_tree,
+    to_png,
+    to_svg,
+    versions,
+    write_bytes,
+)
 
 #: Name and version of the layout of ``result.json``.
 FORMAT, FORMAT_VERSION = "eqtoolbox-experiment", 1

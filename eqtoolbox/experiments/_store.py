@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from eqtoolbox.experiments._errors import ExperimentError
-from eqtoolbox.experiments._trees import load_tree, save_tree, write_bytes
-from eqtoolbox.pages import SILENT, Progress, plain
+from eqtoolbox.experiments._trees import load_tree
+from eqtoolbox.pages import SILENT, Progress, plain, save_tree, write_bytes
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 

@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array
 
 from eqtoolbox.curvature import Commutant
-from eqtoolbox.experiments._ensembles import Net, gradient_descent, halved, in_chunks, slope
+from eqtoolbox.ensemble import Net
+from eqtoolbox.experiments._ensembles import gradient_descent, halved, in_chunks, slope
 from eqtoolbox.experiments._experiment import Result
 from eqtoolbox.experiments._finding import Finding, at_least, at_most
 from eqtoolbox.groups import Permutation

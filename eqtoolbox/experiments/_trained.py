@@ -14,7 +14,8 @@ from jax import Array
 
 from eqtoolbox.experiments._errors import ExperimentError
 from eqtoolbox.experiments._store import Store
-from eqtoolbox.experiments._trees import load_tree, save_tree
+from eqtoolbox.experiments._trees import load_tree
+from eqtoolbox.pages import save_tree
 
 State = Any
 Step = Callable[[State, Array], tuple[State, Any]]

@@ -12,7 +12,8 @@ import numpy as np
 from jax import Array
 
 from eqtoolbox.curvature import Commutant
-from eqtoolbox.experiments._ensembles import Net, gradient_descent
+from eqtoolbox.ensemble import Net
+from eqtoolbox.experiments._ensembles import gradient_descent
 from eqtoolbox.experiments._experiment import Experiment, Result
 from eqtoolbox.experiments._finding import Finding, at_most
 from eqtoolbox.experiments._store import Store

@@ -12,7 +12,8 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from eqtoolbox.experiments._ensembles import Net, in_chunks
+from eqtoolbox.ensemble import Net
+from eqtoolbox.experiments._ensembles import in_chunks
 from eqtoolbox.experiments._experiment import Experiment, Result
 from eqtoolbox.experiments._finding import Finding, at_least, at_most
 from eqtoolbox.experiments._store import Store

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from eqtoolbox.experiments._ensembles import Net
+from eqtoolbox.ensemble import Net
 from eqtoolbox.experiments._experiment import Experiment, Result
 from eqtoolbox.experiments._finding import Finding, at_least, at_most
 from eqtoolbox.experiments._store import Store

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Bool, Float, Int, PyTree
 
 from eqtoolbox.linalg._checks import check_integer, check_like, leading_size, name_leaf
 from eqtoolbox.linalg._estimate import Estimate
@@ -108,27 +108,55 @@ def moments_merge(a: Moments, b: Moments) -> Moments:
     return Moments(total, origin, offset, squares, products)
 
 
-def moments_update_batch(state: Moments, xs: PyTree, axis: int = 0) -> Moments:
+def moments_update_batch(
+    state: Moments, xs: PyTree, axis: int = 0, *, where: Bool[Array, " n"] | None = None
+) -> Moments:
     """``state`` with a batch of samples along ``axis`` of every leaf.
+
+    Args:
+      state: of the samples so far.
+      xs: a pytree like a sample, n of them along ``axis``.
+      axis: the axis of the samples.
+      where: which samples count; the others may hold anything, NaN as well. All of them when None.
 
     Raises:
       TypeError: naming the leaf, if one is complex.
-      ValueError: naming the leaf, if a sample does not match the state or the batch sizes differ.
+      ValueError: naming the leaf, if a sample does not match the state, or the batch sizes (or ``where``) differ.
     """
     _check_samples(xs)
     xs = jax.tree.map(lambda x: jnp.moveaxis(jnp.asarray(x), axis, 0), xs)
     n = leading_size(xs, "xs")
     check_like(jax.eval_shape(lambda t: jax.tree.map(lambda x: x[0], t), xs), state.origin, "x", "state")
-    origin = jax.tree.map(lambda x, o: x[0].astype(o.dtype), xs, state.origin)
-    shifted = jax.tree.map(lambda x, o: x.astype(o.dtype) - o[None], xs, origin)
-    offset = jax.tree.map(lambda x: jnp.mean(x, axis=0), shifted)
-    centred = jax.tree.map(lambda x, m: x - m[None], shifted, offset)
+    if where is None:
+        origin = jax.tree.map(lambda x, o: x[0].astype(o.dtype), xs, state.origin)
+        count = jnp.int32(n)
+    else:
+        if jnp.shape(where) != (n,):
+            raise ValueError(
+                f"`where` must have the shape {(n,)}, one for each sample, got {jnp.shape(where)}"
+            )
+        count = jnp.sum(where, dtype=jnp.int32)
+        xs = jax.tree.map(lambda x: jnp.where(where.reshape(n, *(1,) * (x.ndim - 1)), x, 0), xs)
+        first = jnp.argmax(where)
+        origin = jax.tree.map(lambda x, o: x[first].astype(o.dtype), xs, state.origin)
+
+    def counted(x: Array) -> Array:
+        return x if where is None else jnp.where(where.reshape(n, *(1,) * (x.ndim - 1)), x, 0)
+
+    def mean(x: Array) -> Array:
+        if where is None:
+            return jnp.mean(x, axis=0)
+        return jnp.sum(x, axis=0) / jnp.maximum(count, 1).astype(x.dtype)
+
+    shifted = jax.tree.map(lambda x, o: counted(x.astype(o.dtype) - o[None]), xs, origin)
+    offset = jax.tree.map(mean, shifted)
+    centred = jax.tree.map(lambda x, m: counted(x - m[None]), shifted, offset)
     squares = jax.tree.map(lambda c: jnp.sum(c * c, axis=0), centred)
     products = None
     if state.products is not None:
         flat = ravel_stack(centred).astype(state.products.dtype)
         products = jnp.matmul(flat.T, flat, precision=lax.Precision.HIGHEST)
-    return moments_merge(state, Moments(jnp.int32(n), origin, offset, squares, products))
+    return moments_merge(state, Moments(count, origin, offset, squares, products))
 
 
 def moments_update(state: Moments, x: PyTree) -> Moments:

@@ -16,6 +16,7 @@ from eqtoolbox.pages._figures import (
 from eqtoolbox.pages._plain import plain
 from eqtoolbox.pages._progress import SILENT, Progress, progress_bar
 from eqtoolbox.pages._series import POINTS, kept
+from eqtoolbox.pages._trees import DamagedError, load_tree, save_tree, write_bytes
 from eqtoolbox.pages._versions import device, versions
 
 __all__ = [
@@ -25,21 +26,25 @@ __all__ = [
     "POINTS",
     "SERIES",
     "SILENT",
+    "DamagedError",
     "Progress",
     "device",
     "draw",
     "figure",
     "house_style",
     "kept",
+    "load_tree",
     "new_figure",
     "number",
     "paragraph",
     "plain",
     "pretty",
     "progress_bar",
+    "save_tree",
     "style_sheet",
     "table",
     "to_png",
     "to_svg",
     "versions",
+    "write_bytes",
 ]

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from eqtoolbox.ensemble import Net
 from eqtoolbox.experiments import (
     block_spectrum,
     curvature_commutes,
@@ -15,7 +16,7 @@ from eqtoolbox.experiments import (
     run_experiment,
     single_model_factors,
 )
-from eqtoolbox.experiments._ensembles import Net, halved, slope
+from eqtoolbox.experiments._ensembles import halved, slope
 
 
 def outcome(module, tmp_path, **changes):

@@ -170,3 +170,26 @@ def test_bad_input_is_named():
         la.moments_covariance(state)
     with pytest.raises(ValueError, match="`ddof` must be at least 0"):
         la.moments_variance(state, ddof=-1)
+
+
+def test_samples_that_do_not_count():
+    xs, where = samples(9, mean=1e4), np.array([0, 1, 1, 0, 1, 0, 1, 1, 0], bool)
+    bad = jax.tree.map(lambda x: np.where(where.reshape(9, *(1,) * (x.ndim - 1)), x, np.nan), xs)
+    masked = jax.jit(lambda s, x, w: la.moments_update_batch(s, x, where=w))
+    start = update_batch(la.moments_init(LIKE, covariance=True), samples(4, 1))
+    kept = jax.tree.map(lambda x: x[where], xs)
+    state = masked(la.moments_init(LIKE, covariance=True), bad, where)
+    assert_moments(state, kept, 1e-4)
+    both = masked(start, bad, where)
+    assert_moments(both, jax.tree.map(lambda *x: np.concatenate(x), samples(4, 1), kept), 1e-4)
+    none = masked(start, bad, np.zeros(9, bool))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        la.moments_mean(none),
+        la.moments_mean(start),
+    )
+    assert int(none.count) == 4
+    with pytest.raises(
+        ValueError, match=r"`where` must have the shape \(9,\), one for each sample, got \(8,\)"
+    ):
+        la.moments_update_batch(start, xs, where=np.ones(8, bool))
