@@ -1,7 +1,7 @@
 """What every test shares: eight CPU devices, strict JAX settings, a hypothesis profile, two fixtures.
 
-Most of the time goes into compilation. When running the same tests again and again, keep what was compiled:
-JAX_COMPILATION_CACHE_DIR=.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1 (three times quicker).
+Most of the time goes into compilation, see `eqt_quick`. When running the same tests again and again, keep what was
+compiled: JAX_COMPILATION_CACHE_DIR=.cache/jax.
 """
 
 import os
@@ -10,7 +10,7 @@ import hypothesis
 import jax
 import pytest
 
-pytest_plugins = ["pytester", "eqt_claims", "eqt_rooms"]
+pytest_plugins = ["pytester", "eqt_claims", "eqt_quick", "eqt_rooms"]
 
 # Tests compile far more than they compute: the lowest level halves the time of the suite, and so does the older
 # code generator of fusions, where there still is one (an unknown flag ends the process).
