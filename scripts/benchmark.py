@@ -2,7 +2,8 @@
 
 Each name is a module of ``scripts/benchmarks`` with a function ``bench() -> list[Row]``. A row compares two calls
 that took turns in this process; the ratio means something on a noisy machine, the milliseconds do not. The exit
-status is 1 when a ratio is above its bar.
+status is 1 when a ratio is above its bar. A module with options of its own, such as ``optimizers``, has a function
+``arguments(parser)``, and ``bench(options)`` where it is named: ``python scripts/benchmark.py optimizers --help``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", choices=[*names(), []], help="default: all of them")
     parser.add_argument("--json", type=pathlib.Path, help="also write the rows to this file")
+    named = {name: importlib.import_module(f"benchmarks.{name}") for name in names() if name in sys.argv[1:]}
+    own = {name for name, module in named.items() if hasattr(module, "arguments")}
+    for name in own:
+        named[name].arguments(parser)
     options = parser.parse_args()
 
     import jax
@@ -38,7 +43,8 @@ def main() -> int:
     )
     failed, record = False, {}
     for name in options.names or names():
-        rows = importlib.import_module(f"benchmarks.{name}").bench()
+        module = importlib.import_module(f"benchmarks.{name}")
+        rows = module.bench(options) if name in own else module.bench()
         table = Table(title=name, title_justify="left")
         for column in ("", "ours", "reference", "unit", "ratio", "bar", "against"):
             table.add_column(column, justify="left" if column in ("", "against") else "right")

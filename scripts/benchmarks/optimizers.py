@@ -1,0 +1,112 @@
+"""The contest of optimizers: the same tasks, trials, schedules and seeds for all, with times measured in turns.
+
+``python scripts/benchmark.py optimizers`` runs it all, or goes on where it was stopped: every finished run is kept in
+``--out``. Tables and figures are written there too. Learning rates are chosen on validation examples: on seeds of
+their own, from five rates and the task's schedules, and further where the best is the last one tried. Among all
+benchmarks (no name given) only a step of ``symo`` is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import Row
+from contest import clock, figures
+from contest.entrants import Entrant, entrants, missing
+from contest.protocol import contest
+from contest.summary import markdown, summary
+from contest.tasks import Task, tasks
+
+from eqtoolbox import zoo
+
+#: The largest cost of a step relative to Adam's, on digits at batch 128, by hidden width.
+BARS = {128: 1.25, 512: 1.6}
+#: Largest cost of the fuller variant relative to Muon's.
+FULLER_BAR = 1.0
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this benchmark's own options."""
+    group = parser.add_argument_group("optimizers", __doc__.splitlines()[0])
+    group.add_argument("--tasks", help=f"comma-separated, of {', '.join(tasks())}")
+    group.add_argument("--entrants", help=f"comma-separated, of {', '.join(entrants(ablations=True))}")
+    group.add_argument("--ablations", action="store_true", help="also variants of symo")
+    group.add_argument("--quick", action="store_true", help="smallest sizes: whether it runs, not who wins")
+    group.add_argument("--out", type=Path, default=Path("results/optimizers"), help="default: %(default)s")
+    group.add_argument("--no-times", action="store_true", help="leave out what must be timed")
+
+
+def _chosen(table: dict[str, Any], names: str | None, what: str) -> dict[str, Any]:
+    if names is None:
+        return table
+    wrong = [n for n in names.split(",") if n not in table]
+    if wrong:
+        raise SystemExit(f"--{what}: must be of {', '.join(table)}, got {', '.join(wrong)}")
+    return {n: table[n] for n in names.split(",")}
+
+
+def bench(options: argparse.Namespace | None = None) -> list[Row]:
+    """The contest, and rows of times; without options only the rows with a bar."""
+    if options is None:
+        return rows(_timed(entrants(), ("symo", "symo-full", "adam", "muon")))
+    out = options.out / "quick" if options.quick else options.out
+    playing = _chosen(entrants(options.ablations or bool(options.entrants)), options.entrants, "entrants")
+    played = _chosen(tasks(options.quick), options.tasks, "tasks")
+    for entrant in playing.values():
+        if reason := missing(entrant):
+            print(f"{entrant.title} does not run here: {reason}")
+    able = {n: e for n, e in playing.items() if missing(e) is None}
+    runs, summaries = {}, {}
+    for name, task in played.items():
+        runs[name] = {n: contest(task, e, out) for n, e in able.items() if e.takes(task)}
+    for name, task in played.items():
+        cost = {} if options.no_times else clock.costs(task, able, 3 if options.quick else 15)
+        summaries[name] = summary(task, able, runs[name], cost)
+        text = f"## {task.title}\n\n{markdown(task, summaries[name])}\n"
+        (out / f"{name}.md").write_text(text)
+        print(text)
+    (out / "summary.json").write_text(json.dumps(summaries, indent=1, ensure_ascii=False) + "\n")
+    for group in dict.fromkeys(task.group for task in played.values()):
+        members = [task for task in played.values() if task.group == group and runs[task.name]]
+        if members:
+            (out / f"{group}.png").write_bytes(figures.figure(members, runs, summaries))
+    return [] if options.no_times else rows(able, 3 if options.quick else 15)
+
+
+def _timed(table: dict[str, Entrant], names: tuple[str, ...]) -> dict[str, Entrant]:
+    return {n: table[n] for n in names if n in table and missing(table[n]) is None}
+
+
+def rows(able: dict[str, Entrant], repeats: int = 15) -> list[Row]:
+    """A step on digits at batch 128, at two widths, against Adam's."""
+    out = []
+    for width, bar in BARS.items():
+        task = _wide(tasks()["digits-tanh"], width)
+        cost = {n: c.seconds for n, c in clock.costs(task, able, repeats).items()}
+        for name in [n for n in cost if n != "adam" and "adam" in cost]:
+            limit = bar if name == "symo" else None
+            title = f"step of {able[name].title}, width {width}"
+            out.append(Row(title, cost[name], cost["adam"], "a step of Adam", limit))
+        if "symo-full" in cost and "muon" in cost:
+            title = f"step of {able['symo-full'].title}, width {width}"
+            out.append(Row(title, cost["symo-full"], cost["muon"], "a step of Muon", FULLER_BAR))
+    return out
+
+
+def _wide(task: Task, width: int) -> Task:
+    module = zoo.MLP((width, width, 10), "tanh")
+    make = task.make
+
+    def wider(seed: int):
+        import jax
+
+        instance = make(seed)
+        return instance._replace(
+            params=module.init(jax.random.key(seed), instance.train.inputs[:1])["params"]
+        )
+
+    return replace(task, module=module, make=wider)
