@@ -45,6 +45,8 @@ def main() -> int:
     for name in options.names or names():
         module = importlib.import_module(f"benchmarks.{name}")
         rows = module.bench(options) if name in own else module.bench()
+        if not rows:
+            continue
         table = Table(title=name, title_justify="left")
         for column in ("", "ours", "reference", "unit", "ratio", "bar", "against"):
             table.add_column(column, justify="left" if column in ("", "against") else "right")

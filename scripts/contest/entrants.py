@@ -13,6 +13,7 @@ from jax import Array
 from peers import kfac, muon, shampoo, soap
 
 import eqtoolbox as eqt
+from eqtoolbox.groups import Permutation
 
 Schedule = Callable[[Array], Array]
 Build = Callable[..., optax.GradientTransformation]
@@ -123,8 +124,16 @@ def _line_search(task: Task, params: Any, batch: Any, value: Array, gradient: An
     return {"value": value, "grad": gradient, "value_fn": lambda p: task.loss(p, batch)}
 
 
-def _symo(schedule: Schedule, task: Task, extra: Array, **options: Any):
-    return eqt.symo(schedule, task.symmetry(), **options)  # pyright: ignore[reportAttributeAccessIssue]
+def _symo(schedule: Schedule, task: Task, extra: Array, permutations: bool = False, **options: Any):
+    sym = task.symmetry()
+    if permutations:
+        sym = sym.subgroup({f.key: Permutation(f.group.n) for f in sym.factors if _of_units(f.group)})
+    return eqt.symo(schedule, sym, **options)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _of_units(group: Any) -> bool:
+    """Whether a group acts on one axis of units, which it may permute."""
+    return len(group.sizes) == 1 and hasattr(group, "n")
 
 
 def _no_build(*args: Any, **options: Any):
@@ -141,7 +150,7 @@ _MEMORY = dict.fromkeys(("teacher", "digits", "models"), (5.0, 10.0, 20.0, 40.0,
 PEERS = (
     Entrant("nesterov", "SGD, Nesterov 0.9", _nesterov, {"momentum": 0.9}, _rates(0.2, 0.1)),
     Entrant("adam", "Adam", _adam, {"b1": 0.9, "b2": 0.95}, _rates(1e-2, 4e-3)),
-    Entrant("muon", "Muon", _muon, {}, _rates(4e-2, 2e-2)),
+    Entrant("muon", "Muon", _muon, {"beta": 0.9}, _rates(4e-2, 2e-2)),
     Entrant("muon-after", "Muon, momentum after", _muon_after, {"momentum": 0.9}, _rates(8e-2, 4e-2)),
     Entrant(
         "shampoo", "Shampoo", _shampoo, {"decay": 0.95, "eps": 1e-8, "momentum": 0.9}, _rates(8e-2, 3e-2)
@@ -154,7 +163,7 @@ PEERS = (
         _rates(8e-2, 3e-2),
     ),
     Entrant("shampoo-sum", "Shampoo, sums", _shampoo, {"decay": 1.0, "momentum": 0.0}, _rates(0.4, 0.2)),
-    Entrant("soap", "SOAP", _soap, {"b1": 0.95, "b2": 0.95, "every": 10}, _rates(2e-2, 8e-3)),
+    Entrant("soap", "SOAP", _soap, {"b1": 0.9, "b2": 0.95, "every": 10}, _rates(2e-2, 8e-3)),
     Entrant(
         "lbfgs",
         "L-BFGS",
@@ -191,9 +200,29 @@ PEERS = (
     ),
 )
 
-OURS = (Entrant("symo", "symo", _symo, {}, _rates(5e-2, 2e-2), ours=True),)
+_SYMO_RATES = _rates(5e-2, 2e-2)
+OURS = (Entrant("symo", "symo", _symo, {}, _SYMO_RATES, ours=True),)
 
-ABLATIONS: tuple[Entrant, ...] = ()
+
+def _variant(name: str, title: str, **options: Any) -> Entrant:
+    return Entrant(f"symo-{name}", f"symo, {title}", _symo, options, _SYMO_RATES, ablation=True)
+
+
+#: The paper's optimizer, and what is left of the default without each of its parts.
+ABLATIONS = (
+    _variant(
+        "paper", "as in the paper", factor_decay=0.95, momentum=None, every=1, largest_units=0, max_rms=None
+    ),
+    _variant("symmetry-only", "no factors on the units", largest_units=0),
+    _variant("uncoupled", "layers not coupled", couple=False),
+    _variant("permutations", "permutations for every space", permutations=True),
+    _variant("momentum-first", "momentum first", momentum_first=True),
+    _variant("no-momentum", "no momentum", momentum=None),
+    _variant("fixed-memory", "memory does not grow", factor_decay=0.95, momentum=0.9),
+    _variant("every-1", "roots fresh in every step", every=1),
+    _variant("every-10", "roots every 10 steps", every=10),
+    _variant("every-100", "roots every 100 steps", every=100),
+)
 
 
 def missing(entrant: Entrant) -> str | None:

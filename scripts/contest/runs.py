@@ -78,7 +78,7 @@ def runner(task: Task, entrant: Entrant, horizon: Horizon) -> Run:
             compiled[static] = jax.jit(
                 (lambda r, f, e, *rest: train(r, f, extra[0], *rest)) if extra else train
             )
-        form = shape("constant" if entrant.schedules and trial.schedule not in _FAMILY else trial.schedule)
+        form = shape("constant" if entrant.rates is None else trial.schedule)
         rows = task.indices(trial.seed, len(instance.train.targets), horizon.steps)
         key = jax.random.fold_in(jax.random.key(trial.seed), 2)
         numbers = jnp.float32(trial.rate), jax.tree.map(jnp.float32, form), jnp.float32(trial.extra)
@@ -87,9 +87,6 @@ def runner(task: Task, entrant: Entrant, horizon: Horizon) -> Run:
         return _record(horizon, found, time.perf_counter() - start)
 
     return run
-
-
-_FAMILY = ("constant", "cosine", "decay 0.1", "decay 0.01", "decay 0.0001")
 
 
 def losses(task: Task, params: Any, instance: Instance) -> dict[str, Array]:

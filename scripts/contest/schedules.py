@@ -18,7 +18,7 @@ class Shape(NamedTuple):
 
 
 def shape(name: str) -> Shape:
-    """The numbers of a schedule by name: "constant", "cosine" (to zero), or "decay 0.01" (exponential, to that)."""
+    """The numbers of a schedule by name: "constant", "cosine" (to zero), or "decay 1e-2" (exponential, to that)."""
     if name == "constant":
         return Shape(0.0, 0.0)
     if name == "cosine":

@@ -169,7 +169,7 @@ def _diabetes(seed: int) -> zoo.Dataset:
     return zoo.diabetes(seed=seed)
 
 
-ALL_SCHEDULES = ("constant", "cosine", "decay 0.1", "decay 0.01", "decay 0.0001")
+ALL_SCHEDULES = ("constant", "cosine", "decay 1e-1", "decay 1e-2", "decay 1e-4", "decay 1e-8")
 
 
 def _teacher_task(activation: str, horizons: tuple[Horizon, ...], points: int, seeds: int) -> Task:
@@ -206,7 +206,7 @@ def tasks(quick: bool = False) -> dict[str, Task]:
         lengths = dict.fromkeys((200, 300), Horizon(4, 2, (2, 4), ("cosine",)))
     else:
         short = Horizon(200, 5, (25, 50, 100, 200), ALL_SCHEDULES)
-        long = Horizon(1000, 25, (1000,), ("cosine", "decay 0.01"))
+        long = Horizon(1000, 25, (1000,), ("cosine", "decay 1e-2"))
         teacher = {"linear": (short,), "tanh": (short, long)}
         lengths = {
             200: Horizon(200, 5, (25, 50, 100, 200), ("cosine",)),

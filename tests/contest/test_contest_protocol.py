@@ -158,7 +158,7 @@ def test_what_sees_activations_gets_them():
     assert found["train"][-1] < 0.8 * found["train"][0]
 
 
-@pytest.mark.parametrize(("name", "last"), [("constant", 1.0), ("cosine", 0.0), ("decay 0.01", 0.01)])
+@pytest.mark.parametrize(("name", "last"), [("constant", 1.0), ("cosine", 0.0), ("decay 1e-2", 0.01)])
 def test_schedules_are_traced(name, last):
     at = functools.partial(schedules.schedule, steps=10)
     values = jax.jit(lambda rate, form: jax.vmap(at(rate, form))(jnp.arange(12)))(2.0, schedules.shape(name))
