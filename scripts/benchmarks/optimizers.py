@@ -56,17 +56,15 @@ def bench(options: argparse.Namespace | None = None) -> list[Row]:
     out = options.out / "quick" if options.quick else options.out
     playing = _chosen(entrants(options.ablations or bool(options.entrants)), options.entrants, "entrants")
     played = _chosen(tasks(options.quick), options.tasks, "tasks")
-    for entrant in playing.values():
-        if reason := missing(entrant):
-            print(f"{entrant.title} does not run here: {reason}")
     able = {n: e for n, e in playing.items() if missing(e) is None}
     runs, summaries = {}, {}
     for name, task in played.items():
-        runs[name] = {n: contest(task, e, out) for n, e in able.items() if e.takes(task)}
+        runs[name] = {n: contest(task, e, out) for n, e in able.items() if e.absent(task) is None}
     for name, task in played.items():
         cost = {} if options.no_times else clock.costs(task, able, 3 if options.quick else 15)
         summaries[name] = summary(task, able, runs[name], cost)
-        text = f"## {task.title}\n\n{markdown(task, summaries[name])}\n"
+        absent = [f"{e.title}: {reason}.\n" for e in playing.values() if (reason := e.absent(task))]
+        text = "\n".join((f"## {task.title}\n", markdown(task, summaries[name]), "", *absent))
         (out / f"{name}.md").write_text(text)
         print(text)
     (out / "summary.json").write_text(json.dumps(summaries, indent=1, ensure_ascii=False) + "\n")

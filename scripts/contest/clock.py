@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from benchmarks.timing import interleaved
-from contest.entrants import Entrant, missing
+from contest.entrants import Entrant
 from contest.runs import adaptive_optimizer, step_function
 from contest.schedules import shape
 from contest.tasks import Task
@@ -37,7 +37,7 @@ class Cost(NamedTuple):
 
 def costs(task: Task, entrants: Mapping[str, Entrant], repeats: int = 15) -> dict[str, Cost]:
     """The cost of a step of every entrant that can run here and takes the task."""
-    able = {n: e for n, e in entrants.items() if e.takes(task) and missing(e) is None}
+    able = {n: e for n, e in entrants.items() if e.absent(task) is None}
     calls, memory = {}, {}
     for name, entrant in able.items():
         calls[name], memory[name] = _chunk(task, entrant)

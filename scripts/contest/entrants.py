@@ -13,6 +13,7 @@ from jax import Array
 from peers import kfac, muon, shampoo, soap
 
 import eqtoolbox as eqt
+from eqtoolbox import zoo
 from eqtoolbox.groups import Permutation
 
 Schedule = Callable[[Array], Array]
@@ -37,6 +38,7 @@ class Entrant:
       static: whether ``extra`` may not be traced.
       full_batch: whether it needs the same loss in every step.
       dense: whether it needs a network of dense layers only.
+      fails: by task, how it fails there.
       own_loop: whether it makes its own steps, outside jit.
       ours: whether it is of this library; ``ablation`` that it is one of its variants.
     """
@@ -53,6 +55,7 @@ class Entrant:
     static: bool = False
     full_batch: bool = False
     dense: bool = False
+    fails: Mapping[str, str] = field(default_factory=dict)
     own_loop: bool = False
     ours: bool = False
     ablation: bool = False
@@ -61,11 +64,15 @@ class Entrant:
         """What a stored result depends on."""
         return {"name": self.name, "options": {k: str(v) for k, v in self.options.items()}}
 
-    def takes(self, task: Task) -> bool:
-        """Whether it can train this task."""
+    def absent(self, task: Task) -> str | None:
+        """Why it does not train this task here, or None."""
+        if reason := missing(self):
+            return reason
         if self.full_batch and task.batch is not None:
-            return False
-        return not self.dense or type(task.module).__name__ == "MLP"
+            return "its line search needs the same loss in every step"
+        if self.dense and not isinstance(task.module, zoo.MLP):
+            return "it has factors of dense layers only"
+        return self.fails.get(task.name)
 
     def grid(self, task: Task, count: int = 5) -> tuple[float, ...]:
         """Its learning rates before the grid is extended."""
@@ -196,6 +203,9 @@ PEERS = (
         sees=ACTIVATIONS,
         extras=_FIRST_DAMPINGS,
         schedules=("adaptive",),
+        fails={
+            "transformer": "it takes the kernels of Flax's attention for those of a dense layer, and raises"
+        },
         own_loop=True,
     ),
 )

@@ -117,7 +117,9 @@ class Task:
 def _symmetry(task: Task) -> Symmetry:
     instance = task.make(0)
     given = instance.params, instance.train.inputs[:8]
-    return infer_symmetry(task.apply, *jax.eval_shape(lambda: given))  # shapes: nothing is run to check itself
+    return infer_symmetry(
+        task.apply, *jax.eval_shape(lambda: given)
+    )  # shapes: nothing is run to check itself
 
 
 class RowsTransformer(nn.Module):
