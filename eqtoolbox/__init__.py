@@ -4,6 +4,7 @@ A symmetry is an object that acts on a parameter pytree; everything else is deri
 """
 
 from eqtoolbox import curvature, ensemble, groups, identities, inference, linalg, noether, testing, zoo
+from eqtoolbox.curvature import scale_by_symmetry, symo
 from eqtoolbox.inference import infer_symmetry
 from eqtoolbox.noether import track_charges
 from eqtoolbox.problem import Batch, Problem
@@ -35,8 +36,10 @@ __all__ = [
     "noether",
     "orbit_dimension",
     "sample_orbit",
+    "scale_by_symmetry",
     "split",
     "symmetrize",
+    "symo",
     "testing",
     "track_charges",
     "zoo",

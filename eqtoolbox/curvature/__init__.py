@@ -4,5 +4,21 @@ from eqtoolbox.curvature._commutant import Blocks, Commutant
 from eqtoolbox.curvature._components import Component, Member
 from eqtoolbox.curvature._piece import Piece
 from eqtoolbox.curvature._spectrum import ApplyInfo, BlockSpectrum
+from eqtoolbox.curvature._symo import ScaleBySymmetryState, interval, memory, scale_by_symmetry, symo
+from eqtoolbox.curvature._whitening import Factors
 
-__all__ = ["ApplyInfo", "BlockSpectrum", "Blocks", "Commutant", "Component", "Member", "Piece"]
+__all__ = [
+    "ApplyInfo",
+    "BlockSpectrum",
+    "Blocks",
+    "Commutant",
+    "Component",
+    "Factors",
+    "Member",
+    "Piece",
+    "ScaleBySymmetryState",
+    "interval",
+    "memory",
+    "scale_by_symmetry",
+    "symo",
+]

@@ -301,7 +301,7 @@ class Commutant:
         Reference:
           Chen, Wiesel, Eldar & Hero, Shrinkage algorithms for MMSE covariance estimation (2010).
         """
-        self._check_components(blocks, "the blocks")
+        self.check_blocks(blocks)
         if isinstance(samples, bool) or samples < 1:
             raise ValueError(f"`samples` must be a positive number of gradients, got {samples!r}")
         shrunk = {c.name: oas(b, samples * c.dimension) for c, b in self._pairs(blocks)}
@@ -352,6 +352,10 @@ class Commutant:
 
     # Matrices in the commutant.
 
+    def check_blocks(self, blocks: Blocks) -> None:
+        """Raises ValueError when blocks are not those of this commutant, or known not to be finite."""
+        self._check_components(blocks, "the blocks")
+
     def apply(
         self,
         function: Callable[[Array], Array],
@@ -381,7 +385,7 @@ class Commutant:
           TypeError: ``damping`` is no number.
           ValueError: the blocks are not those of this commutant, or ``damping`` is negative.
         """
-        self._check_components(blocks, "the blocks")
+        self.check_blocks(blocks)
         if damping is not None:
             check_number(damping, "`damping`")
             if not isinstance(damping, Tracer) and not damping >= 0:
@@ -394,41 +398,41 @@ class Commutant:
 
     def matvec(self, blocks: Blocks, tree: Params) -> Params:
         """The product A v of the operator with these blocks and a vector, in the dtypes of the vector."""
-        self._check_components(blocks, "the blocks")
+        self.check_blocks(blocks)
         moved = {name: _product(blocks[name], a) for name, a in self.coordinates(tree).items()}
         return self.from_coordinates(moved, tree)
 
     def solve(self, blocks: Blocks, tree: Params) -> Params:
         """The solution of A x = v."""
-        self._check_components(blocks, "the blocks")
+        self.check_blocks(blocks)
         moved = {name: jnp.linalg.solve(blocks[name], a) for name, a in self.coordinates(tree).items()}
         return self.from_coordinates(moved, tree)
 
     def inverse(self, blocks: Blocks) -> Blocks:
         """The blocks of A⁻¹."""
-        self._check_components(blocks, "the blocks")
+        self.check_blocks(blocks)
         return {name: jnp.linalg.inv(block) for name, block in blocks.items()}
 
     def spectrum(self, blocks: Blocks) -> _spectrum.BlockSpectrum:
         """The eigenvalues of A with their multiplicities, p in all."""
-        self._check_components(blocks, "the blocks")
+        self.check_blocks(blocks)
         return _spectrum.spectrum(self, blocks)
 
     def trace(self, blocks: Blocks) -> Array:
         """The trace of A."""
-        self._check_components(blocks, "the blocks")
+        self.check_blocks(blocks)
         parts = (c.dimension * jnp.trace(b, axis1=-2, axis2=-1).sum() for c, b in self._pairs(blocks))
         return sum(parts, jnp.zeros(()))
 
     def logdet(self, blocks: Blocks) -> Array:
         """log |det A|; -inf for a singular A."""
-        self._check_components(blocks, "the blocks")
+        self.check_blocks(blocks)
         parts = (c.dimension * jnp.linalg.slogdet(b)[1].sum() for c, b in self._pairs(blocks))
         return sum(parts, jnp.zeros(()))
 
     def norm(self, blocks: Blocks) -> Array:
         """The Frobenius norm of A."""
-        self._check_components(blocks, "the blocks")
+        self.check_blocks(blocks)
         return jnp.sqrt(sum((c.dimension * jnp.sum(b**2) for c, b in self._pairs(blocks)), jnp.zeros(())))
 
     def identity(self, dtype: Any = None) -> Blocks:
@@ -447,7 +451,7 @@ class Commutant:
           ValueError: there are more than ``DENSE_LIMIT`` parameters.
         """
         self._check_small("to_dense")
-        self._check_components(blocks, "the blocks")
+        self.check_blocks(blocks)
         dtype = jnp.result_type(*blocks.values())
         return to_dense(lambda tree: self.matvec(blocks, tree), self._like(dtype))
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 from eqtoolbox.groups import (
@@ -29,7 +28,7 @@ from eqtoolbox.groups import (
     Wreath,
     WreathElement,
 )
-from eqtoolbox.symmetry import Factor, Symmetry, check_symmetry, leaf_paths, locate
+from eqtoolbox.symmetry import Factor, Symmetry, check_symmetry, is_masked
 
 Params = Any
 Charges = Any
@@ -130,38 +129,6 @@ def widen(tree: Params) -> Params:
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
     return jax.tree.map(leaf, tree, is_leaf=is_masked)
-
-
-def is_masked(leaf: Any) -> bool:
-    """Whether a leaf is masked out."""
-    return isinstance(leaf, optax.MaskedNode)
-
-
-def present(sym: Symmetry, params: Params) -> Symmetry:
-    """The symmetry without the factors whose leaves are all masked out (``optax.MaskedNode``).
-
-    Raises:
-      ValueError: a factor has some of its leaves masked out and others not; or nothing is left.
-    """
-    leaves = jax.tree.leaves(params, is_leaf=is_masked)
-    found = locate(leaf_paths(params), (path for path, _ in sym.labels))
-    kept = []
-    for f in sym.factors:
-        mine = [path for path, label in sym.labels if any(a.space in f.spaces for a in label.atoms)]
-        missing = [p for p in mine if is_masked(leaves[found[p]])]
-        if missing and len(missing) < len(mine):
-            raise ValueError(
-                f"leaf {missing[0]!r} is masked out (optax.MaskedNode), but {f.key!r} acts on it together with "
-                f"{next(p for p in mine if p not in missing)!r}: mask or partition whole orbits together, or "
-                "restrict the symmetry to the spaces that are trained"
-            )
-        if not missing:
-            kept.append(f)
-    if len(kept) == len(sym.factors):
-        return sym
-    if not kept:
-        raise ValueError("every leaf on which the symmetry acts is masked out (optax.MaskedNode)")
-    return sym.restrict(*(f.spaces[0] for f in kept))
 
 
 def _homogeneous(sym: Symmetry, factor: Factor) -> tuple[bool, ...]:

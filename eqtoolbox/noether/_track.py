@@ -12,8 +12,8 @@ from jax import Array
 from eqtoolbox.noether._charges import charge_fn, residual
 from eqtoolbox.noether._drift import change, noise_drift
 from eqtoolbox.noether._laws import Law, LawState, law_from, law_step, linear_charges
-from eqtoolbox.noether._pairing import Charges, Params, is_masked, present, project
-from eqtoolbox.symmetry import Symmetry, check_symmetry
+from eqtoolbox.noether._pairing import Charges, Params, project
+from eqtoolbox.symmetry import Symmetry, check_symmetry, is_masked, present
 
 
 class NoiseState(NamedTuple):

@@ -21,6 +21,7 @@ from eqtoolbox.symmetry._equivariance import Equivariance
 from eqtoolbox.symmetry._labels import Atom, LeafLabel
 from eqtoolbox.symmetry._labels import parse as parse_label
 from eqtoolbox.symmetry._layout import Block, Factor, Plan, cut, join_blocks
+from eqtoolbox.symmetry._masked import is_masked, present
 from eqtoolbox.symmetry._orbits import Split, SplitInfo, generator_matrix, orbit_dimension, split
 from eqtoolbox.symmetry._paths import leaf_paths, locate
 from eqtoolbox.symmetry._rotations import inverse_rotation_to, rotation, rotation_to, spherical_angles
@@ -52,6 +53,7 @@ __all__ = [
     "functional_loss_error",
     "generator_matrix",
     "inverse_rotation_to",
+    "is_masked",
     "join_blocks",
     "leaf_paths",
     "lie_derivative",
@@ -59,6 +61,7 @@ __all__ = [
     "locate",
     "orbit_dimension",
     "parse_label",
+    "present",
     "pseudo_inverse_map",
     "rotation",
     "rotation_cocycle",
