@@ -407,8 +407,7 @@ def _check_range(value: Any, name: str, low: float, high: float) -> None:
     if callable(value) or (value is None and name in ("momentum", "max_rms")):
         return
     check_number(value, f"scale_by_symmetry: `{name}`")
-    outside = not isinstance(value, Tracer) and (value < low or value > high)
-    if outside:
+    if not isinstance(value, Tracer) and not low <= float(value) <= high:
         raise ValueError(f"scale_by_symmetry: `{name}` must lie in [{low}, {high}], got {value!r}")
 
 
