@@ -407,7 +407,8 @@ def _check_range(value: Any, name: str, low: float, high: float) -> None:
     if callable(value) or (value is None and name in ("momentum", "max_rms")):
         return
     check_number(value, f"scale_by_symmetry: `{name}`")
-    if not isinstance(value, Tracer) and not low <= float(value) <= high:
+    number: Any = value
+    if not isinstance(number, Tracer) and not low <= number <= high:
         raise ValueError(f"scale_by_symmetry: `{name}` must lie in [{low}, {high}], got {value!r}")
 
 
