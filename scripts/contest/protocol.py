@@ -91,8 +91,8 @@ def select(
 ) -> tuple[dict[int, Choice], int]:
     """The best configuration for each budget, on the seeds for selection.
 
-    Where the best learning rate is the first or last that was tried with its schedule, the next one is tried too,
-    ``EXTENSIONS`` times for each budget.
+    Where the best learning rate, or second number, is the first or last that was tried with the rest the same, the
+    next one is tried too, ``EXTENSIONS`` times for each budget.
 
     Returns:
       By budget the choice, and how many configurations were tried.
@@ -121,12 +121,26 @@ def select(
     for budget in budgets:
         for extension in range(EXTENSIONS + 1):
             best[budget] = min(scores, key=lambda c: scores[c][budget])
-            name, rate, extra = best[budget]
-            tried = [c[1] for c in scores if (c[0], c[2]) == (name, extra)]
-            if entrant.rates is None or min(tried) < rate < max(tried) or extension == EXTENSIONS:
+            moves = further(entrant, task, best[budget], list(scores))
+            if not moves or extension == EXTENSIONS:
                 break
-            score([(name, rate * (2.0 if rate == max(tried) else 0.5), extra)])
+            score(moves)
     return best, len(scores)
+
+
+def further(entrant: Entrant, task: Task, best: Choice, tried: list[Choice]) -> list[Choice]:
+    """The next learning rate, and the next second number, where the best is the first or last that was tried."""
+    name, rate, extra = best
+    rates = [c[1] for c in tried if (c[0], c[2]) == (name, extra)]
+    extras = [c[2] for c in tried if (c[0], c[1]) == (name, rate)]
+    moves = []
+    if entrant.rates is not None and rate in (min(rates), max(rates)):
+        moves.append((name, rate * (2.0 if rate == max(rates) else 0.5), extra))
+    values = entrant.second(task)
+    if len(values) > 1 and extra in (min(extras), max(extras)):
+        ratio = values[1] / values[0]
+        moves.append((name, rate, extra * ratio if extra == max(extras) else extra / ratio))
+    return moves
 
 
 def results(task: Task, cells: Cells, chosen: Chosen) -> dict[str, np.ndarray]:

@@ -79,6 +79,19 @@ def test_each_budget_chooses_by_validation_and_the_grid_is_extended_as_far_as_al
     assert chosen.choices[8, 8][1] == 4 * 2.0 ** (2 * protocol.EXTENSIONS)  # each budget has its extensions
 
 
+def test_the_second_number_is_extended_too():
+    toy = replace(TOY, extras={"teacher": (0.1, 1.0, 10.0)})
+    task, tried = (
+        _toy_task(),
+        [("cosine", rate, extra) for rate in (1.0, 2.0, 4.0) for extra in (0.1, 1.0, 10.0)],
+    )
+    assert protocol.further(toy, task, ("cosine", 2.0, 1.0), tried) == []
+    assert protocol.further(toy, task, ("cosine", 2.0, 10.0), tried) == [("cosine", 2.0, 100.0)]
+    low = protocol.further(toy, task, ("cosine", 4.0, 0.1), tried)
+    np.testing.assert_allclose([c[1:] for c in low], [(8.0, 0.1), (4.0, 0.01)])
+    assert protocol.further(replace(toy, rates=None), task, ("cosine", 4.0, 1.0), tried) == []
+
+
 def test_a_stopped_contest_goes_on_and_forgets_another_optimizer(monkeypatch, tmp_path):
     task, first = _toy_task(), Fake({4: 2.0, 8: 2.0})
     cells, chosen = _contest(monkeypatch, tmp_path, first, task)
