@@ -27,6 +27,7 @@ from eqtoolbox import zoo
 BARS = {128: 1.25, 512: 1.6}
 #: Largest cost of the fuller variant relative to Muon's.
 FULLER_BAR = 1.0
+_TIMED = ("symo", "symo-full", "adam", "muon")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ablations", action="store_true", help="also variants of symo")
     group.add_argument("--quick", action="store_true", help="smallest sizes: whether it runs, not who wins")
     group.add_argument("--out", type=Path, default=Path("results/optimizers"), help="default: %(default)s")
-    group.add_argument("--no-times", action="store_true", help="leave out what must be timed")
+    group.add_argument("--no-times", action="store_true", help="time nothing; show times of before, if any")
 
 
 def _chosen(table: dict[str, Any], names: str | None, what: str) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def _chosen(table: dict[str, Any], names: str | None, what: str) -> dict[str, An
 def bench(options: argparse.Namespace | None = None) -> list[Row]:
     """The contest, and rows of times; without options only the rows with a bar."""
     if options is None:
-        return rows(_timed(entrants(), ("symo", "symo-full", "adam", "muon")))
+        return rows()
     out = options.out / "quick" if options.quick else options.out
     playing = _chosen(entrants(options.ablations or bool(options.entrants)), options.entrants, "entrants")
     played = _chosen(tasks(options.quick), options.tasks, "tasks")
@@ -61,35 +62,48 @@ def bench(options: argparse.Namespace | None = None) -> list[Row]:
     for name, task in played.items():
         runs[name] = {n: contest(task, e, out) for n, e in able.items() if e.absent(task) is None}
     for name, task in played.items():
-        cost = {} if options.no_times else clock.costs(task, able, 3 if options.quick else 15)
-        summaries[name] = summary(task, able, runs[name], cost)
+        summaries[name] = summary(
+            task, able, runs[name], _costs(task, able, options, out / f"{name}.times.json")
+        )
         absent = [f"{e.title}: {reason}.\n" for e in playing.values() if (reason := e.absent(task))]
         text = "\n".join((f"## {task.title}\n", markdown(task, summaries[name]), "", *absent))
         (out / f"{name}.md").write_text(text)
         print(text)
-    (out / "summary.json").write_text(json.dumps(summaries, indent=1, ensure_ascii=False) + "\n")
+    path = out / "summary.json"
+    record = (json.loads(path.read_text()) if path.exists() else {}) | summaries
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     for group in dict.fromkeys(task.group for task in played.values()):
         members = [task for task in played.values() if task.group == group and runs[task.name]]
         if members:
             (out / f"{group}.png").write_bytes(figures.figure(members, runs, summaries))
-    return [] if options.no_times else rows(able, 3 if options.quick else 15)
+    return [] if options.no_times else rows(3 if options.quick else 15)
 
 
-def _timed(table: dict[str, Entrant], names: tuple[str, ...]) -> dict[str, Entrant]:
-    return {n: table[n] for n in names if n in table and missing(table[n]) is None}
+def _costs(
+    task: Task, able: dict[str, Entrant], options: argparse.Namespace, path: Path
+) -> dict[str, clock.Cost]:
+    """What steps cost, measured together; or with ``--no-times`` as last measured, if they were."""
+    if not options.no_times:
+        cost = clock.costs(task, able, 3 if options.quick else 15)
+        path.write_text(json.dumps({name: c._asdict() for name, c in cost.items()}, indent=1) + "\n")
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    return {name: clock.Cost(**c) for name, c in stored.items()}
 
 
-def rows(able: dict[str, Entrant], repeats: int = 15) -> list[Row]:
-    """A step on digits at batch 128, at two widths, against Adam's."""
+def rows(repeats: int = 15) -> list[Row]:
+    """A step on digits at batch 128 with a bar, at two widths."""
+    table = entrants()
+    able = {n: table[n] for n in _TIMED if n in table and missing(table[n]) is None}
     out = []
     for width, bar in BARS.items():
         task = _wide(tasks()["digits-tanh"], width)
         cost = {n: c.seconds for n, c in clock.costs(task, able, repeats).items()}
-        for name in [n for n in cost if n != "adam" and "adam" in cost]:
-            limit = bar if name == "symo" else None
+        for name in [n for n in cost if n != "adam"]:
             title = f"step of {able[name].title}, width {width}"
-            out.append(Row(title, cost[name], cost["adam"], "a step of Adam", limit))
-        if "symo-full" in cost and "muon" in cost:
+            out.append(
+                Row(title, cost[name], cost["adam"], "a step of Adam", bar if name == "symo" else None)
+            )
+        if "symo-full" in cost:
             title = f"step of {able['symo-full'].title}, width {width}"
             out.append(Row(title, cost["symo-full"], cost["muon"], "a step of Muon", FULLER_BAR))
     return out

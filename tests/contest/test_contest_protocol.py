@@ -219,10 +219,19 @@ def test_the_command_writes_tables_and_figures(tmp_path, capsys):
             str(tmp_path),
         ]
     )
+    times = tmp_path / "quick" / "diabetes.times.json"
+    times.parent.mkdir()
+    cost = {
+        "adam": {"seconds": 1e-3, "memory": 2**20, "state": 0},
+        "nesterov": {"seconds": 5e-4, "memory": None},
+    }
+    cost["nesterov"]["state"] = 0
+    times.write_text(json.dumps(cost))
     assert optimizers.bench(options) == []
     record = json.loads((tmp_path / "quick" / "summary.json").read_text())
     assert set(record["diabetes"]) == {"nesterov", "adam"}
     assert all(math.isfinite(r["results"]["test"]) for r in record["diabetes"].values())
+    assert record["diabetes"]["nesterov"]["relative"] == 0.5
     assert (tmp_path / "quick" / "models.png").read_bytes().startswith(b"\x89PNG")
     assert "| Adam |" in capsys.readouterr().out
     options.entrants = "sgd"
