@@ -7,6 +7,7 @@ what is read off at the end. Hidden arrays have shape (rows, 6).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -214,9 +215,16 @@ class _Noting(dict):
 
 def parameters_of(recipe: Recipe, seed: int = 0, dtype: Any = np.float64) -> dict[str, np.ndarray]:
     """The parameters that a program reads."""
-    noting = _Noting({name: jnp.asarray(x) for name, x in parameters(seed, dtype).items()})
-    jax.eval_shape(lambda x: program(recipe)(noting, x), inputs(dtype=dtype))
-    return {name: noting[name] for name in sorted(noting.read)}
+    every = parameters(seed, dtype)
+    return {name: jnp.asarray(every[name]) for name in _read(recipe)}
+
+
+@cache
+def _read(recipe: Recipe) -> list[str]:
+    """Which parameters a program reads."""
+    noting = _Noting({name: jnp.asarray(x) for name, x in parameters().items()})
+    jax.eval_shape(lambda x: program(recipe)(noting, x), inputs())
+    return sorted(noting.read)
 
 
 def random_recipe(rng: np.random.Generator, longest: int = 6) -> Recipe:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from catalog_tools import random_element
 from random_programs import Recipe, inputs, parameters_of, program
 
 from eqtoolbox import Symmetry, infer_symmetry
@@ -47,7 +48,9 @@ def judge(recipe: Recipe, seed: int = 0) -> Verdict:
 
 def _error(sym: Symmetry, recipe: Recipe, seed: int, dtype) -> float:
     f, p, x = program(recipe), parameters_of(recipe, 2 * seed, dtype), inputs(2 * seed + 1, dtype=dtype)
-    moved = sym.act(sym.sample(jax.random.key(seed), dtype), jax.tree.map(jnp.asarray, p))
+    rng = np.random.default_rng(seed)
+    g = {f.key: random_element(f.group, rng) for f in sym.factors}
+    moved = sym.act(jax.tree.map(lambda a: jnp.asarray(a, dtype if a.dtype == float else None), g), p)
     worst = 0.0
     for a, b in zip(*(map(np.asarray, jax.tree.leaves(f(q, x))) for q in (p, moved)), strict=True):
         size = np.max(np.abs(a), initial=SMALL)
