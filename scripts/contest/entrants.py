@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optax
@@ -62,7 +65,8 @@ class Entrant:
 
     def settings(self) -> dict[str, Any]:
         """What a stored result depends on."""
-        return {"name": self.name, "options": {k: str(v) for k, v in self.options.items()}}
+        settings = {"name": self.name, "options": {k: str(v) for k, v in self.options.items()}}
+        return {**settings, "source": _our_source()} if self.ours or self.ablation else settings
 
     def absent(self, task: Task) -> str | None:
         """Why it does not train this task here, or None."""
@@ -83,6 +87,15 @@ class Entrant:
     def second(self, task: Task) -> tuple[float, ...]:
         """Its values of the second number."""
         return (0.0,) if self.extras is None else self.extras[task.group]
+
+
+def _our_source() -> str:
+    """A digest of the modules that make up symo: results of another version are not kept."""
+    folder = Path(inspect.getfile(eqt.curvature)).parent
+    texts = [
+        path.read_bytes() for path in sorted(folder.glob("*.py")) if path.stem in ("_symo", "_whitening")
+    ]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
 
 
 def _rates(teacher: float, digits: float, models: float | None = None) -> dict[str, float]:
