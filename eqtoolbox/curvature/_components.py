@@ -93,6 +93,16 @@ class Component:
         """The dimension of the component in parameter space."""
         return math.prod(self.family) * self.multiplicity * self.dimension
 
+    def project(self, coordinates: Array) -> Array:
+        """What lies in the irreducible, of arrays (*family, m, D): all of it where coordinates are minimal."""
+        if math.prod(self.shape) == self.dimension:
+            return coordinates
+        axis = len(self.family)
+        rows = coordinates.reshape(*self.family, self.multiplicity, *self.shape)
+        parts = [jax.lax.slice_in_dim(rows, m.start, m.start + m.count, axis=axis) for m in self.members]
+        inside = [m.encode(m.decode(part)) for m, part in zip(self.members, parts, strict=True)]
+        return jnp.concatenate(inside, axis=axis).reshape(coordinates.shape)
+
 
 def find_components(
     sym: Symmetry, shapes: dict[str, tuple[int, ...]], named: Iterable[str], above: int | None

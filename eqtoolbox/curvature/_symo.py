@@ -251,7 +251,16 @@ class _Whitener:
                 check_integer(count, name, least)
 
     def init(self, params: Params) -> ScaleBySymmetryState:
-        com = self._commutant(params)[0]
+        # `optax.tree.map_params` asks for the structure of a state with a placeholder that has no leaves.
+        if jax.tree.leaves(params, is_leaf=is_masked):
+            com = self._commutant(params)[0]
+        elif self._known:
+            com = list(self._known.values())[-1]
+        else:
+            raise ValueError(
+                "scale_by_symmetry: parameters without leaves; for `optax.tree.map_params` first call `init` of this "
+                "transformation, or `jax.eval_shape` of it, with the parameters"
+            )
         found, weight = _whitening.zeros(com.components, self.units), 0.0
         roots = jax.tree.map(jnp.copy, found)
         if self.factors is not None:
@@ -363,7 +372,19 @@ def symo(
     *,
     weight_decay: float = 0.0,
     mask: Any = None,
-    **options: Any,
+    factor_decay: OverTime = MEMORY,
+    momentum: OverTime | None = MEMORY,
+    newest: Numeric = 0.03,
+    momentum_first: bool = False,
+    every: OverTime = INTERVAL,
+    power: float = -0.5,
+    damping: Numeric = 1e-7,
+    largest_units: int | None = 256,
+    sides: int | None = 1,
+    couple: bool = True,
+    max_rms: Numeric | None = 1.0,
+    diagonal_above: int | None = 1024,
+    factors: Blocks | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The symmetry preconditioner as an optimizer: ``scale_by_symmetry``, decoupled weight decay, a learning rate.
 
@@ -378,7 +399,19 @@ def symo(
       sym: as for ``scale_by_symmetry``.
       weight_decay: the rate of a decay that is decoupled from the gradient, times the learning rate.
       mask: which leaves decay, as for ``optax.add_decayed_weights``.
-      **options: of ``scale_by_symmetry``.
+      factor_decay: as for ``scale_by_symmetry``.
+      momentum: as for ``scale_by_symmetry``.
+      newest: as for ``scale_by_symmetry``.
+      momentum_first: as for ``scale_by_symmetry``.
+      every: as for ``scale_by_symmetry``.
+      power: as for ``scale_by_symmetry``.
+      damping: as for ``scale_by_symmetry``.
+      largest_units: as for ``scale_by_symmetry``.
+      sides: as for ``scale_by_symmetry``.
+      couple: as for ``scale_by_symmetry``.
+      max_rms: as for ``scale_by_symmetry``.
+      diagonal_above: as for ``scale_by_symmetry``.
+      factors: as for ``scale_by_symmetry``.
 
     Returns:
       A transformation.
@@ -387,8 +420,24 @@ def symo(
       TypeError: as for ``scale_by_symmetry``.
       ValueError: likewise.
     """
+    white = scale_by_symmetry(
+        sym,
+        factor_decay=factor_decay,
+        momentum=momentum,
+        newest=newest,
+        momentum_first=momentum_first,
+        every=every,
+        power=power,
+        damping=damping,
+        largest_units=largest_units,
+        sides=sides,
+        couple=couple,
+        max_rms=max_rms,
+        diagonal_above=diagonal_above,
+        factors=factors,
+    )
     decay = optax.add_decayed_weights(weight_decay, mask) if _is_there(weight_decay) else optax.identity()
-    return optax.chain(scale_by_symmetry(sym, **options), decay, optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(white, decay, optax.scale_by_learning_rate(learning_rate))
 
 
 @jax.custom_batching.custom_vmap
@@ -434,7 +483,7 @@ def _by_path(function: Callable[[str, Any], Any], tree: Params) -> Params:
 
 
 def _wide_zeros(leaf: Any) -> Array:
-    return jnp.zeros(jnp.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32))
+    return jnp.zeros_like(leaf, dtype=jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
 
 def _wide(tree: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -77,7 +77,8 @@ def whiten(
         x = times_copies(roots.copies[c.name], coordinates[c.name])
         for i in units.axes(c):
             x = _times_units(c, roots.units[unit_name(c, i)], x, i)
-        found[c.name] = x
+        # Roots of factors without full rank blow up what rounding leaves outside of the irreducible.
+        found[c.name] = c.project(x)
     return found
 
 
