@@ -2,11 +2,12 @@
 
 Exit codes: 0 done, and everything holds; 1 everything is written, but a check of the report or a verdict of an
 experiment is not as expected, or there is a bug of the library, with its traceback; 2 something given is wrong, with
-one message on standard error and nothing written; 130 interrupted.
+one message on standard error and nothing written; 130 interrupted; 143 an ensemble was stopped by SIGTERM.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,10 +16,11 @@ from typing import Annotated
 
 import tyro
 
+from eqtoolbox.ensemble import EnsembleConfig, EnsembleError, Stopped
 from eqtoolbox.experiments import ExperimentError, Reproduce
 from eqtoolbox.report import Config, ReportError
 
-DONE, FAILED, BUG, WRONG, INTERRUPTED = 0, 1, 1, 2, 130
+DONE, FAILED, BUG, WRONG, INTERRUPTED, STOPPED = 0, 1, 1, 2, 130, 143
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Doctor:
 Command = (
     Annotated[Config, tyro.conf.subcommand("report", prefix_name=False)]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce", prefix_name=False)]
+    | Annotated[EnsembleConfig, tyro.conf.subcommand("ensemble", prefix_name=False)]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", prefix_name=False)]
 )
 
@@ -54,12 +57,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if isinstance(command, Config):
             return report(command)
+        if isinstance(command, EnsembleConfig):
+            return ensemble(command)
         return reproduce(command) if isinstance(command, Reproduce) else doctor()
-    except (ReportError, ExperimentError) as error:
+    except (ReportError, ExperimentError, EnsembleError) as error:
         print(f"eqtoolbox: error: {error}", file=sys.stderr)
         return WRONG
+    except Stopped as stop:
+        print(f"eqtoolbox: {stop}: the same command goes on", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
-        left = "the same command goes on" if isinstance(command, Reproduce) else "nothing was written"
+        goes_on = isinstance(command, (Reproduce, EnsembleConfig))
+        left = "the same command goes on" if goes_on else "nothing was written"
         print(f"eqtoolbox: interrupted, {left}", file=sys.stderr)
         return INTERRUPTED
     except Exception:
@@ -94,6 +103,37 @@ def reproduce(command: Reproduce) -> int:
     from eqtoolbox.experiments import reproduce
 
     return DONE if reproduce(command) else FAILED
+
+
+def ensemble(config: EnsembleConfig) -> int:
+    """``eqtoolbox ensemble``: trains and averages, once for each preset.
+
+    Raises:
+      EnsembleError: something given or found is wrong.
+      ReportError: the user's file is.
+      Stopped: by SIGTERM, with everything saved.
+    """
+    import jax
+
+    from eqtoolbox.ensemble import connect, leave, run_ensemble
+    from eqtoolbox.pages import SILENT, progress_lines
+    from eqtoolbox.report import load_problem
+
+    runs = config.runs()
+    connect(config)
+    try:
+        problem = None if config.model is None else load_problem(config.model)[1]
+        with progress_lines() if jax.process_index() == 0 else contextlib.nullcontext(SILENT) as progress:
+            for run in runs:
+                out = run_ensemble(run, problem, progress=progress)
+                if jax.process_index() == 0:
+                    print(out)
+    except EnsembleError as error:
+        if jax.process_count() > 1:
+            print(f"eqtoolbox: error: {error}", file=sys.stderr)
+            leave(WRONG)
+        raise
+    return DONE
 
 
 def doctor() -> int:

@@ -50,9 +50,9 @@ class State(NamedTuple):
 
 
 def default_chunk(models: int) -> int:
-    """The models of a chunk: a power of 2, at least ``CHUNKS`` chunks if there are as many models."""
+    """The models of a chunk: a power of 2, about a 128th of all; more where that would be less than 64."""
     size = 1
-    while 2 * size * CHUNKS <= models and 2 * size <= LARGEST_CHUNK:
+    while 2 * size <= LARGEST_CHUNK and (2 * size * CHUNKS <= models or 16 * size <= min(models, 16 * 32)):
         size *= 2
     return size
 
@@ -122,6 +122,7 @@ class Stream:
             self._chunk_program, in_shardings=(self._whole, self._whole, spread), out_shardings=self._whole
         )
         self._place = jax.jit(self._place_program, donate_argnums=(0,), out_shardings=self._whole)
+        self._total = jax.jit(self._total_program, out_shardings=self._whole)
         self._carry = jax.jit(self._carry_program, donate_argnums=(0, 1), out_shardings=self._whole)
 
     def _spread_data(self) -> Any:
@@ -181,20 +182,12 @@ class Stream:
 
     def total(self, state: State) -> Sums:
         """The moments of all models so far: the levels merged, the largest first."""
-
-        def merge(state: State) -> Sums:
-            total = _level(state.levels, self.depth - 1)
-            for level in reversed(range(self.depth - 1)):
-                total = _merge(total, _level(state.levels, level))
-            return total
-
-        return jax.jit(merge, out_shardings=self._whole)(state)
+        return self._total(state)
 
     def scaling(self, state: State) -> dict[str, list[tuple[int, Estimate]]]:
         """For each functional pairs (models of a sub-ensemble, mean over the disjoint ones)."""
-        state = jax.device_get(state)
         found = {}
-        for name, record in state.records.items():
+        for name, record in jax.device_get(state.records).items():
             levels = [_level(record, level) for level in range(self.depth)]
             found[name] = [
                 (self.chunk * 2**i, jax.device_get(moments_estimate(m)))
@@ -247,6 +240,12 @@ class Stream:
         merged = _merge(_level(state.levels, level), carry)
         levels = jax.tree.map(lambda x: x.at[level].set(jnp.zeros_like(x[0])), state.levels)
         return state._replace(levels=levels, records=records), merged
+
+    def _total_program(self, state: State) -> Sums:
+        total = _level(state.levels, self.depth - 1)
+        for level in reversed(range(self.depth - 1)):
+            total = _merge(total, _level(state.levels, level))
+        return total
 
     def _record(
         self, records: dict[str, Moments], sums: Sums, level: Array, complete: Array

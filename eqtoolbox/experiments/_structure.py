@@ -16,7 +16,7 @@ from eqtoolbox.experiments._ensembles import gradient_descent, halved, in_chunks
 from eqtoolbox.experiments._experiment import Result
 from eqtoolbox.experiments._finding import Finding, at_least, at_most
 from eqtoolbox.groups import Permutation
-from eqtoolbox.pages import INK, MUTED, SERIES, new_figure
+from eqtoolbox.pages import INK, MUTED, SERIES, new_figure, show_matrix
 from eqtoolbox.symmetry import Symmetry
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def paint(result: Result, what: str) -> Figure:
         titles = (f"{what}, t = 0", f"t = {r['steps']}", "projection", "distance")
         pictures = (r["start"]["raw"], r["end"]["raw"], r["end"]["structure"])
         for a, picture in zip(ax[:3], pictures, strict=True):
-            show(a, picture, r)
+            show_matrix(a, picture, r["parts"], r["part_sizes"])
         for a, title in zip(ax, titles, strict=True):
             a.set_title(title if row == 0 else "", fontsize=8)
         ax[0].set_ylabel(name, color=INK, fontsize=8)
@@ -192,28 +192,3 @@ def curves(ax: Axes, r: Result) -> None:
     ax.loglog(n, 0.7 * guide, color=MUTED, lw=0.9, ls=(0, (4, 3)), label="1/√models")
     ax.minorticks_off()
     ax.tick_params(labelsize=7)
-
-
-def show(ax: Axes, matrix: np.ndarray, r: Result) -> None:
-    """A symmetric matrix in two colours, stronger for larger entries (square roots), with the leaves marked."""
-    from matplotlib.colors import LinearSegmentedColormap, to_rgb
-
-    positive, negative = to_rgb(SERIES[0]), to_rgb(SERIES[2])
-    colours = LinearSegmentedColormap.from_list(
-        "sign", [(*negative, 1), (*negative, 0), (*positive, 0), (*positive, 1)]
-    )
-    scaled = np.sign(matrix) * np.sqrt(np.abs(matrix) / np.abs(matrix).max())
-    ax.imshow(scaled, cmap=colours, vmin=-1, vmax=1, interpolation="nearest")
-    edges = np.cumsum([0, *r["part_sizes"]])
-    for edge in edges[1:-1]:
-        ax.axhline(edge - 0.5, color=MUTED, lw=0.4)
-        ax.axvline(edge - 0.5, color=MUTED, lw=0.4)
-    wide = [i for i, size in enumerate(r["part_sizes"]) if size > 5]
-    ax.set_xticks(
-        [(edges[i] + edges[i + 1] - 1) / 2 for i in wide], [r["parts"][i] for i in wide], fontsize=7
-    )
-    ax.set_yticks([])
-    ax.tick_params(length=0)
-    ax.grid(visible=False)
-    for side in ax.spines.values():
-        side.set_visible(True)

@@ -17,9 +17,9 @@ from eqtoolbox.experiments._ensembles import gradient_descent
 from eqtoolbox.experiments._experiment import Experiment, Result
 from eqtoolbox.experiments._finding import Finding, at_most
 from eqtoolbox.experiments._store import Store
-from eqtoolbox.experiments._structure import NETS, show
+from eqtoolbox.experiments._structure import NETS
 from eqtoolbox.linalg import ravel_stack
-from eqtoolbox.pages import INK, MUTED, SERIES, new_figure
+from eqtoolbox.pages import INK, MUTED, SERIES, new_figure, show_matrix
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,8 +129,8 @@ def plot(result: Result) -> Figure:
     figure, axes = new_figure(3, len(result), height=2.3 * len(result) + 0.3)
     for row, (name, r) in enumerate(result.items()):
         full, small, ax = axes[3 * row : 3 * row + 3]
-        show(full, r["full"], r["full_parts"])
-        show(small, r["surrogate"], r["surrogate_parts"])
+        show_matrix(full, r["full"], r["full_parts"]["parts"], r["full_parts"]["part_sizes"])
+        show_matrix(small, r["surrogate"], r["surrogate_parts"]["parts"], r["surrogate_parts"]["part_sizes"])
         full.set_ylabel(name, color=INK, fontsize=8)
         repeated = np.repeat(r["values"], r["multiplicities"])
         ax.plot(np.arange(len(repeated)) + 1, r["raw_values"], color=MUTED, lw=1.0, label="raw covariance")

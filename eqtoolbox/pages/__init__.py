@@ -9,12 +9,13 @@ from eqtoolbox.pages._figures import (
     draw,
     house_style,
     new_figure,
+    show_matrix,
     style_sheet,
     to_png,
     to_svg,
 )
 from eqtoolbox.pages._plain import plain
-from eqtoolbox.pages._progress import SILENT, Progress, progress_bar
+from eqtoolbox.pages._progress import SILENT, Progress, progress_bar, progress_lines
 from eqtoolbox.pages._series import POINTS, kept
 from eqtoolbox.pages._trees import DamagedError, load_tree, save_tree, write_bytes
 from eqtoolbox.pages._versions import device, versions
@@ -40,7 +41,9 @@ __all__ = [
     "plain",
     "pretty",
     "progress_bar",
+    "progress_lines",
     "save_tree",
+    "show_matrix",
     "style_sheet",
     "table",
     "to_png",

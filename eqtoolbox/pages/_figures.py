@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
@@ -166,3 +167,33 @@ def _embed(text: str, name: str, alt: str) -> Markup:
     for role, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{role})")
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1).strip())
+
+
+def show_matrix(ax: Axes, matrix: np.ndarray, names: Sequence[str], sizes: Sequence[int]) -> None:
+    """A symmetric matrix in two colours, stronger for larger entries (square roots), with its pieces marked.
+
+    Args:
+      ax: where.
+      matrix: shape (p, p).
+      names: of the pieces of its axes.
+      sizes: their lengths.
+    """
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
+    positive, negative = to_rgb(SERIES[0]), to_rgb(SERIES[2])
+    colours = LinearSegmentedColormap.from_list(
+        "sign", [(*negative, 1), (*negative, 0), (*positive, 0), (*positive, 1)]
+    )
+    scaled = np.sign(matrix) * np.sqrt(np.abs(matrix) / max(np.abs(matrix).max(), 1e-300))
+    ax.imshow(scaled, cmap=colours, vmin=-1, vmax=1, interpolation="nearest")
+    edges = np.cumsum([0, *sizes])
+    for edge in edges[1:-1]:
+        ax.axhline(edge - 0.5, color=MUTED, lw=0.4)
+        ax.axvline(edge - 0.5, color=MUTED, lw=0.4)
+    wide = [i for i, size in enumerate(sizes) if size > 5]
+    ax.set_xticks([(edges[i] + edges[i + 1] - 1) / 2 for i in wide], [names[i] for i in wide], fontsize=7)
+    ax.set_yticks([])
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    for side in ax.spines.values():
+        side.set_visible(True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,3 +50,25 @@ def progress_bar(console: Console | None = None) -> Iterator[Progress]:
             expect=lambda steps: bar.update(task, total=steps, completed=0),
             advance=lambda steps: bar.advance(task, steps),
         )
+
+
+@contextmanager
+def progress_lines(every: float = 10.0) -> Iterator[Progress]:
+    """``progress_bar`` on a terminal; elsewhere what is done now, as lines on standard error.
+
+    Args:
+      every: seconds between lines, at least.
+    """
+    if sys.stderr.isatty():
+        with progress_bar() as progress:
+            yield progress
+        return
+    last = -every
+
+    def describe(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+    yield Progress(describe=describe)

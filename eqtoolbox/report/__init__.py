@@ -4,6 +4,7 @@ from eqtoolbox.report._config import Config
 from eqtoolbox.report._context import Context
 from eqtoolbox.report._doctor import Finding, examine
 from eqtoolbox.report._errors import ReportError
+from eqtoolbox.report._load import load_problem
 from eqtoolbox.report._report import FORMAT, FORMAT_VERSION, Finished, Report
 from eqtoolbox.report._run import make_report
 from eqtoolbox.report._section import Check, Number, Section, SectionResult, all_sections
@@ -30,6 +31,7 @@ __all__ = [
     "all_sections",
     "check_target",
     "examine",
+    "load_problem",
     "make_report",
     "print_summary",
     "train",
