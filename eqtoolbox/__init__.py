@@ -3,7 +3,7 @@
 A symmetry is an object that acts on a parameter pytree; everything else is derived from it.
 """
 
-from eqtoolbox import curvature, ensemble, groups, identities, inference, linalg, noether, testing, zoo
+from eqtoolbox import curvature, groups, identities, inference, linalg, noether, testing, zoo
 from eqtoolbox.curvature import scale_by_symmetry, symo
 from eqtoolbox.inference import infer_symmetry
 from eqtoolbox.noether import track_charges
@@ -26,7 +26,6 @@ __all__ = [
     "Symmetry",
     "catalog",
     "curvature",
-    "ensemble",
     "groups",
     "identities",
     "infer_symmetry",

@@ -18,6 +18,8 @@ from eqtoolbox.linalg import check_integer
 CPU_BATCH = {"last": 128, "first": 32, "loop": 32}
 #: The same on accelerators, where memory is the limit.
 LARGEST_BATCH = 4096
+#: Training steps of a trial, at most.
+STEPS = 5
 #: The share of a device's memory that a batch may take where no limit is given.
 SHARE = 0.5
 
@@ -29,7 +31,7 @@ class Plan(NamedTuple):
       layout: one of ``LAYOUTS``.
       batch_size: models taken together on one device.
       bytes: memory of a batch, as the compiler sees it.
-      seconds: for each model, one step and one measurement; what was compared.
+      seconds: for each model, a few steps and one measurement; what was compared.
     """
 
     layout: str
@@ -57,7 +59,7 @@ def choose_plan(
     layouts: Sequence[str] = LAYOUTS,
     batch_size: int | None = None,
 ) -> Plan:
-    """Compiles a step and a measurement of a batch in each layout, keeps to the memory, and takes the fastest.
+    """Compiles a few steps and a measurement of a batch in each layout, keeps to the memory, and takes the fastest.
 
     Args:
       ensemble: what is run.
@@ -75,7 +77,7 @@ def choose_plan(
     """
     limit = memory_limit() if limit is None else check_integer(limit, "limit", 1)
     check_integer(most, "most", 1)
-    short = ensemble.replace(times=(min(1, ensemble.times[-1]),))
+    short = ensemble.replace(times=(min(STEPS, ensemble.times[-1]),))
     plans = [_tried(short, key, layout, most, limit, batch_size) for layout in layouts]
     return min(plans, key=lambda plan: plan.seconds)
 
@@ -106,7 +108,7 @@ def _compiled(ensemble: Ensemble, key: Array, layout: str, size: int) -> tuple[A
     return program.lower(keys, data).compile(), (keys, data)
 
 
-def _seconds(compiled: Any, arguments: tuple[Any, ...], least: float = 0.05) -> float:
+def _seconds(compiled: Any, arguments: tuple[Any, ...], least: float = 0.3) -> float:
     """The shortest of some runs."""
     jax.block_until_ready(compiled(*arguments))
     best, spent = float("inf"), 0.0

@@ -4,6 +4,7 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,7 +15,7 @@ from eqtoolbox import Symmetry, noether
 from eqtoolbox import ensemble as en
 from eqtoolbox.curvature import Commutant
 from eqtoolbox.groups import GeneralLinear
-from eqtoolbox.linalg import moments_covariance, moments_estimate, moments_mean
+from eqtoolbox.linalg import moments_covariance, moments_estimate, moments_mean, moments_psum
 
 NET = en.Net((2, 3, 2), "tanh", examples=40)
 
@@ -283,3 +284,38 @@ def test_what_an_ensemble_is_refused():
         ValueError, match=r"the mesh has 8 parts for the examples: .* got the shape \(41, 2\)"
     ):
         en.Stream(make().replace(data=(draw(41, 2), draw(41, 2))), seed(), 10, mesh=en.device_mesh(8))
+
+
+def test_a_step_is_exported_for_every_platform():
+    """For CUDA and TPU as well, which are not here; no call to the host is in it."""
+    ensemble = make((0, 2), optax.adam(0.1))
+    stream = en.Stream(ensemble, seed(), 64, chunk=16, batch_size=8, mesh=one_device())
+    arguments = (jax.random.key_data(seed()), jnp.array([0, 16], jnp.int32), stream.data)
+
+    def program(key, bounds, data):
+        return stream._chunk_program(jax.random.wrap_key_data(key), bounds, data)
+
+    exported = jax.export.export(jax.jit(program), platforms=("cpu", "cuda", "tpu"))(*arguments)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    text = exported.mlir_module()
+    assert "stablehlo.while" in text
+    assert "callback" not in text
+    ours = stream._run_chunk(seed(), *arguments[1:])[0]["2"]["loss"]
+    np.testing.assert_allclose(
+        moments_mean(exported.call(*arguments)[0]["2"]["loss"]), moments_mean(ours), rtol=1e-5
+    )
+
+
+def test_old_style_pmap_of_a_user():
+    """A batch of the ensemble on every device by ``jax.pmap``, merged by name."""
+    ensemble = make((2,), optax.sgd(0.1))
+
+    def work(number):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(seed(), number * 2 + jnp.arange(2))
+        sums = ensemble.add(ensemble.empty(), ensemble.batch(keys), jnp.ones(2, bool))
+        return moments_psum(sums["2"]["loss"], "devices")
+
+    merged = jax.pmap(work, axis_name="devices")(jnp.arange(8))
+    stream, state = run(ensemble, 16, chunk=16, batch_size=4, mesh=one_device())
+    mean = moments_mean(stream.total(state)["2"]["loss"])
+    np.testing.assert_allclose(moments_mean(merged), np.full(8, mean), rtol=1e-5)

@@ -11,10 +11,12 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+import eqtoolbox as eqt
 from eqtoolbox import cli
 from eqtoolbox import ensemble as en
 from eqtoolbox.ensemble import _checkpoint, _run
@@ -117,12 +119,18 @@ def test_what_a_run_leaves(finished):
     assert before.keys() == numbers(finished).keys()
 
 
-def test_factors_are_of_the_tree_they_were_made_for(finished):
-    """The file alone is enough to precondition a gradient."""
+def test_factors_are_a_preconditioner(finished):
+    """The file alone is enough: ``scale_by_symmetry`` starts from it, or keeps to it."""
     com, blocks = en.load_factors(finished / "second-moment-t2.npz")
-    grads = jax.tree.map(lambda s: np.ones(s.shape, np.float32), en.Net((2, 3, 2)).shapes)
-    out = com.matvec(com.apply(lambda w: w**-0.5, blocks), grads)
-    assert jax.tree.structure(out) == jax.tree.structure(grads)
+    params = en.Net((2, 3, 2)).init(jax.random.key(0))
+    grads = jax.tree.map(jnp.ones_like, params)
+    tx = eqt.scale_by_symmetry(
+        com.symmetry, factors=blocks, factor_decay=1.0, momentum=None, largest_units=0, max_rms=None
+    )
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+    expected = com.matvec(com.apply(lambda w: w**-0.5, blocks, damping=1e-7), grads)
+    for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
     with pytest.raises(en.EnsembleError, match="there is no file"):
         en.load_factors(finished / "nothing.npz")
     with pytest.raises(en.EnsembleError, match=r"statistics.npz is no file of factors"):
@@ -185,6 +193,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(half, tmp_path):
 
 FULL = """
 import resource, sys
+import eqtoolbox as eqt
 from eqtoolbox import cli
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 sys.exit(cli.main(["ensemble", *sys.argv[2:]]))
