@@ -106,7 +106,8 @@ def select(
                 cell = _one(cells, run, instances, horizon, choice, seed)
                 found = scores.setdefault(choice, dict.fromkeys(budgets, 0.0))
                 for budget in budgets:
-                    found[budget] += math.log(max(criterion(cell, budget), 1e-30)) / len(seeds)
+                    loss = criterion(cell, budget)  # averaged as the results are
+                    found[budget] += (loss if task.stopped else math.log(max(loss, 1e-30))) / len(seeds)
 
     schedules = entrant.schedules or horizon.schedules
     score(

@@ -201,7 +201,7 @@ def tasks(quick: bool = False) -> dict[str, Task]:
     Returns:
       The tasks, in the order in which they run.
     """
-    seeds, splits, selection = (1, 2, 1) if quick else (5, 10, 2)
+    seeds, splits, selection = (1, 2, 1) if quick else (5, 10, 5)
     points = 60 if quick else 5000
     if quick:
         short = Horizon(4, 2, (2, 4), ("constant", "cosine"))
