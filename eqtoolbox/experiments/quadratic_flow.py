@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from eqtoolbox.experiments._experiment import Experiment, Result
-from eqtoolbox.experiments._finding import Finding, at_least, at_most
+from eqtoolbox.experiments._finding import Finding, Verdict, at_least, at_most
 from eqtoolbox.experiments._store import Store
 from eqtoolbox.pages import INK, MUTED, SERIES, new_figure
 
@@ -144,10 +144,11 @@ def claims(result: Result) -> Sequence[Finding]:
             claims=("GC-B",),
         )
     )
-    for name, text, verdict in (
+    cases: tuple[tuple[str, str, Verdict], ...] = (
         (FALLING, "Steps follow (55) closely with √s₀ = α₀ / log(1/β), as printed", "refuted"),
         (STEPS, "Steps follow (55) with √s₀ = α₀ / (1 - β): then they add up to √s₀", "verified"),
-    ):
+    )
+    for name, text, verdict in cases:
         spread = np.sqrt(result[name]["variance"][end].mean()) / result[name]["spread"]
         found.append(
             at_most(
