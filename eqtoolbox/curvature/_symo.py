@@ -180,9 +180,9 @@ def scale_by_symmetry(
       power: of the factors, -1/2 to whiten.
       damping: relative to the largest eigenvalue of each factor.
       largest_units: spaces with more units keep the identity on them, as the symmetry has it; None for no limit.
-      sides: where a component has units of two spaces or more, the number of those that are whitened, the smallest
-        first; None for all. One is nearly enough, since what is white on one side of a matrix is nearly so on the
-        other.
+      sides: where a component has units on two axes or more, the number of those that are whitened, those first that
+        leave least to the others; None for all. One is nearly enough, since what is white on one side of a matrix is
+        nearly so on the other.
       couple: keep the blocks of M that couple different leaves.
       max_rms: the largest root mean square of the direction of a component; None for no limit.
       diagonal_above: as for ``Commutant``.

@@ -40,7 +40,7 @@ class Units(NamedTuple):
 
     Attributes:
       largest: those of at most so many units; None for no limit.
-      sides: at most so many for each component, the smallest first; None for all.
+      sides: at most so many for each component, those that whiten most first; None for all.
     """
 
     largest: int | None
@@ -50,7 +50,15 @@ class Units(NamedTuple):
         """The axes of a component."""
         most = math.inf if self.largest is None else self.largest
         fit = [i for i, size in enumerate(component.shape) if 1 < size <= most]
-        return tuple(sorted(fit, key=lambda i: component.shape[i])[: self.sides])
+        entries = math.prod(component.shape)
+
+        def order(i: int) -> tuple[int, int]:
+            size = component.shape[i]
+            return -min(
+                size, entries // size
+            ), size  # the rank that a root on this axis can whiten; then the cost
+
+        return tuple(sorted(fit, key=order)[: self.sides])
 
 
 def unit_name(component: Component, axis: int) -> str:
