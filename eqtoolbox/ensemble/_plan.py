@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +32,8 @@ class Plan(NamedTuple):
       layout: one of ``LAYOUTS``.
       batch_size: models taken together on one device.
       bytes: memory of a batch, as the compiler sees it.
-      seconds: for each model, a few steps and one measurement; what was compared.
+      seconds: for each model, a few steps and one measurement; what was compared; infinite where there was
+        nothing to compare.
     """
 
     layout: str
@@ -78,13 +80,15 @@ def choose_plan(
     limit = memory_limit() if limit is None else check_integer(limit, "limit", 1)
     check_integer(most, "most", 1)
     short = ensemble.replace(times=(min(STEPS, ensemble.times[-1]),))
-    plans = [_tried(short, key, layout, most, limit, batch_size) for layout in layouts]
+    tried = [_tried(short, key, layout, most, limit, batch_size) for layout in layouts]
+    seconds = _seconds([run for _, run in tried])
+    plans = [plan._replace(seconds=s / plan.batch_size) for (plan, _), s in zip(tried, seconds, strict=True)]
     return min(plans, key=lambda plan: plan.seconds)
 
 
 def _tried(
     ensemble: Ensemble, key: Array, layout: str, most: int, limit: int, batch_size: int | None
-) -> Plan:
+) -> tuple[Plan, Callable[[], Any]]:
     largest = CPU_BATCH[layout] if jax.default_backend() == "cpu" else LARGEST_BATCH
     size = min(most, largest) if batch_size is None else min(most, check_integer(batch_size, "batch_size", 1))
     while True:
@@ -98,7 +102,7 @@ def _tried(
         # Memory grows with the number of models: the size that fits, and certainly a smaller one.
         size = max(1, min(size // 2, int(size * limit / used)))
         size = 1 << (size.bit_length() - 1)
-    return Plan(layout, size, used, _seconds(compiled, arguments) / size)
+    return Plan(layout, size, used, math.nan), lambda: compiled(*arguments)
 
 
 def _compiled(ensemble: Ensemble, key: Array, layout: str, size: int) -> tuple[Any, tuple[Any, ...]]:
@@ -108,13 +112,15 @@ def _compiled(ensemble: Ensemble, key: Array, layout: str, size: int) -> tuple[A
     return program.lower(keys, data).compile(), (keys, data)
 
 
-def _seconds(compiled: Any, arguments: tuple[Any, ...], least: float = 0.3) -> float:
-    """The shortest of some runs."""
-    jax.block_until_ready(compiled(*arguments))
-    best, spent = float("inf"), 0.0
-    while spent < least:
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        best = min(best, time.perf_counter() - start)
-        spent += time.perf_counter() - start
+def _seconds(runs: Sequence[Callable[[], Any]], least: float = 0.3) -> list[float]:
+    """The shortest time of each of some calls, which take turns: what else the machine does meets all of them."""
+    best, spent = [math.inf] * len(runs), 0.0
+    for run in runs:
+        jax.block_until_ready(run())
+    while len(runs) > 1 and spent < least * len(runs):
+        for i, run in enumerate(runs):
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            taken = time.perf_counter() - start
+            best[i], spent = min(best[i], taken), spent + taken
     return best

@@ -280,7 +280,7 @@ def test_killed_and_resumed(tmp_path):
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("devices", [1, 8])
 def test_killed_twenty_times(tmp_path, devices):
-    many = {"models": 40_000 // (4 if devices == 8 else 1)}
+    many = {"models": {1: 24_000, 8: 8_000}[devices], "checkpoint_every": 0.2}
     assert killed(tmp_path / "killed", devices, 20, devices, 300, **many) == 20
     text, _ = (whole := start(tmp_path / "whole", devices, **many)).communicate(timeout=600)
     assert whole.returncode == 0, text
