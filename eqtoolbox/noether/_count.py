@@ -381,7 +381,7 @@ def _law_gradients(sym: Any, flow: _Flow, state: Tree) -> np.ndarray:
         state = unravel(flat)
         return ravel_pytree(laws(state) if flow.momentum is None else laws(*state))[0]
 
-    return np.asarray(jax.jacrev(values)(at))
+    return np.asarray(jax.jit(jax.jacrev(values))(at))
 
 
 def _charges(sym: Symmetry) -> Callable[[Tree], Tree] | None:

@@ -128,9 +128,9 @@ def test_cond_vmap_eval_shape_and_no_second_compilation():
     assert spec(state) == spec(shapes)
     assert update._cache_size() == 1
     many = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), (params, grads))
-    states = jax.vmap(tx.init)(many[0])
-    _, states = jax.vmap(tx.update)(many[1], states, many[0])
-    _, single = tx.update(grads, tx.init(params), params)
+    states = jax.jit(jax.vmap(tx.init))(many[0])
+    _, states = jax.jit(jax.vmap(tx.update))(many[1], states, many[0])
+    _, single = jax.jit(tx.update)(grads, tx.init(params), params)
     assert apart(jax.tree.map(lambda x: x[0], states.charge_state), single.charge_state) < 1e-6
     mapped = optax.tree.map_params(tx, lambda x: x * 0, single)
     assert not np.any(mapped.charge_state.charge_law.law_buffer["w1"])
@@ -151,7 +151,8 @@ def test_donated_states_and_checkpoints(tmp_path):
         restored = checkpointer.restore(tmp_path / "state", abstract)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert same(restored, state)
-    assert same(tx.update(grads, restored, params), tx.update(grads, state, params))
+    update = jax.jit(tx.update)
+    assert same(update(grads, restored, params), update(grads, state, params))
 
 
 def test_bfloat16_parameters_are_measured_in_float32():

@@ -46,6 +46,6 @@ def train(tx, params, batch, steps, size=8, seed=0, state=None):
 
 def apart(a, b):
     """The largest difference of two trees relative to the largest entry of the second."""
-    pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-    size = max(float(jnp.max(jnp.abs(y))) for _, y in pairs)
-    return max(float(jnp.max(jnp.abs(x - y))) for x, y in pairs) / size
+    pairs = list(zip(*(jax.tree.leaves(jax.device_get(tree)) for tree in (a, b)), strict=True))
+    size = max(float(np.max(np.abs(y))) for _, y in pairs)
+    return max(float(np.max(np.abs(x - y))) for x, y in pairs) / size
