@@ -281,6 +281,13 @@ class _Whitener:
         self, updates: Params, state: Any, params: Params | None = None, **_: Any
     ) -> tuple[Params, ScaleBySymmetryState]:
         del params
+        if not jax.sharding.get_abstract_mesh().explicit_axes:
+            return self._update(updates, state)
+        # Where shardings are types: the compiler places what is inside, what comes out is placed like what came in.
+        places = jax.tree.map(lambda x: jax.typeof(x).sharding, (updates, state))
+        return jax.sharding.auto_axes(self._update, out_sharding=places)(updates, state)
+
+    def _update(self, updates: Params, state: Any) -> tuple[Params, ScaleBySymmetryState]:
         com, there = self._commutant(updates)
         gradient = com.coordinates(there)
         finite = jnp.isfinite(sum(jnp.sum(jnp.square(x)) for x in gradient.values()))

@@ -376,6 +376,27 @@ def test_sharded_over_a_mesh(x64):
     assert state.symo_momentum["w1"].sharding.is_equivalent_to(shards["w1"], 2)
 
 
+def test_sharded_over_an_explicit_mesh(x64):
+    """Where shardings are types: the same updates; updates and momentum are placed like the gradients."""
+    sym, params = network(groups.SignedPermutation, (8, 16, 8), dtype=jnp.float64)
+    tx, (g,) = eqt.scale_by_symmetry(sym), gradients(params, 1)
+    want, _ = run(tx, params, [g])
+    split = {
+        "w1": PartitionSpec(None, "d"),
+        "b1": PartitionSpec("d"),
+        "w2": PartitionSpec("d"),
+        "b2": PartitionSpec(),
+    }
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        put = {k: jax.device_put(x, NamedSharding(mesh, split[k])) for k, x in g.items()}
+        state = tx.init(put)
+        got, after = jax.jit(tx.update)(put, state)
+        assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
+    assert {k: u.sharding.spec for k, u in got.items()} == {k: x.sharding.spec for k, x in put.items()}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), got, want)
+
+
 def test_saved_and_restored_bit_for_bit(tmp_path):
     import orbax.checkpoint as ocp
 
