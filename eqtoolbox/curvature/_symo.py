@@ -285,7 +285,8 @@ class _Whitener:
             return self._update(updates, state)
         # Where shardings are types: the compiler places what is inside, what comes out is placed like what came in.
         places = jax.tree.map(lambda x: jax.typeof(x).sharding, (updates, state))
-        return jax.sharding.auto_axes(self._update, out_sharding=places)(updates, state)
+        inside: Any = jax.sharding.auto_axes(self._update, out_sharding=places)
+        return inside(updates, state)
 
     def _update(self, updates: Params, state: Any) -> tuple[Params, ScaleBySymmetryState]:
         com, there = self._commutant(updates)

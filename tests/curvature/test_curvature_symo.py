@@ -393,7 +393,8 @@ def test_sharded_over_an_explicit_mesh(x64):
         state = tx.init(put)
         got, after = jax.jit(tx.update)(put, state)
         assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
-    assert {k: u.sharding.spec for k, u in got.items()} == {k: x.sharding.spec for k, x in put.items()}
+    for name, u in got.items():
+        assert u.sharding.is_equivalent_to(put[name].sharding, u.ndim)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), got, want)
 
 
