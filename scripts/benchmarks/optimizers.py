@@ -27,7 +27,8 @@ from eqtoolbox import zoo
 BARS = {128: 1.25, 512: 1.6}
 #: Largest cost of the fuller variant relative to Muon's.
 FULLER_BAR = 1.0
-_TIMED = ("symo", "symo-full", "adam", "muon")
+#: Steps before those that are timed, and how many these are.
+PHASES = {"steps 1 to 200": (0, 200), "steps 1001 to 1100": (1000, 100)}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +77,7 @@ def bench(options: argparse.Namespace | None = None) -> list[Row]:
         members = [task for task in played.values() if task.group == group and runs[task.name]]
         if members:
             (out / f"{group}.png").write_bytes(figures.figure(members, runs, summaries))
-    return [] if options.no_times else rows(3 if options.quick else 15)
+    return [] if options.no_times else rows()
 
 
 def _costs(
@@ -84,28 +85,28 @@ def _costs(
 ) -> dict[str, clock.Cost]:
     """What steps cost, measured together; or with ``--no-times`` as last measured, if they were."""
     if not options.no_times:
-        cost = clock.costs(task, able, 3 if options.quick else 15)
+        cost = clock.costs(task, able)
         path.write_text(json.dumps({name: c._asdict() for name, c in cost.items()}, indent=1) + "\n")
     stored = json.loads(path.read_text()) if path.exists() else {}
     return {name: clock.Cost(**c) for name, c in stored.items()}
 
 
-def rows(repeats: int = 15) -> list[Row]:
-    """A step on digits at batch 128 with a bar, at two widths."""
+def rows(repeats: int = 5) -> list[Row]:
+    """A step on digits at batch 128 with a bar, at two widths: the mean of the first 200, and of 100 later ones."""
     table = entrants()
-    able = {n: table[n] for n in _TIMED if n in table and missing(table[n]) is None}
+    names = ("symo", "adam", "symo-full", "muon") if "symo-full" in table else ("symo", "adam")
+    able = {n: table[n] for n in names if missing(table[n]) is None}
     out = []
     for width, bar in BARS.items():
         task = _wide(tasks()["digits-tanh"], width)
-        cost = {n: c.seconds for n, c in clock.costs(task, able, repeats).items()}
-        for name in [n for n in cost if n != "adam"]:
-            title = f"step of {able[name].title}, width {width}"
-            out.append(
-                Row(title, cost[name], cost["adam"], "a step of Adam", bar if name == "symo" else None)
-            )
-        if "symo-full" in cost:
-            title = f"step of {able['symo-full'].title}, width {width}"
-            out.append(Row(title, cost["symo-full"], cost["muon"], "a step of Muon", FULLER_BAR))
+        for when, (start, steps) in PHASES.items():
+            cost = {n: c.seconds for n, c in clock.costs(task, able, repeats, start, steps).items()}
+            for name in [n for n in cost if n != "adam"]:
+                title, limit = f"{able[name].title}, width {width}, {when}", bar if name == "symo" else None
+                out.append(Row(title, cost[name], cost["adam"], "Adam", limit))
+            if "symo-full" in cost:
+                title = f"{able['symo-full'].title}, width {width}, {when}"
+                out.append(Row(title, cost["symo-full"], cost["muon"], "Muon", FULLER_BAR))
     return out
 
 

@@ -17,9 +17,6 @@ from contest.tasks import Task
 
 from eqtoolbox import zoo
 
-#: Steps of a chunk: two refreshes of what is refreshed every ten.
-CHUNK = 20
-
 
 class Cost(NamedTuple):
     """Of one step, gradient and all.
@@ -35,26 +32,42 @@ class Cost(NamedTuple):
     state: int
 
 
-def costs(task: Task, entrants: Mapping[str, Entrant], repeats: int = 15) -> dict[str, Cost]:
-    """The cost of a step of every entrant that can run here and takes the task."""
+def costs(
+    task: Task, entrants: Mapping[str, Entrant], repeats: int = 5, start: int = 0, steps: int | None = None
+) -> dict[str, Cost]:
+    """The cost of a step of every entrant that can run here and takes the task.
+
+    Args:
+      task: what is trained, at small learning rates.
+      entrants: by name.
+      repeats: times that each trains, in turns.
+      start: steps made before, which are not timed: some refresh less often later on.
+      steps: steps timed, all of the task's first length where None; the cost is their mean.
+
+    Returns:
+      The costs by name.
+    """
+    steps = task.horizons[0].steps if steps is None else steps
     able = {n: e for n, e in entrants.items() if e.absent(task) is None}
     calls, memory = {}, {}
     for name, entrant in able.items():
-        calls[name], memory[name] = _chunk(task, entrant)
+        calls[name], memory[name] = _chunk(task, entrant, start, steps)
     seconds = interleaved(calls, repeats)
-    return {name: Cost(seconds[name] / CHUNK, *memory[name]) for name in able}
+    return {name: Cost(seconds[name] / steps, *memory[name]) for name in able}
 
 
-def _chunk(task: Task, entrant: Entrant) -> tuple[Callable[[], Any], tuple[int | None, int]]:
-    """A call that makes a chunk of steps from always the same point, not the first one, and its memory."""
+def _chunk(
+    task: Task, entrant: Entrant, start: int, steps: int
+) -> tuple[Callable[[], Any], tuple[int | None, int]]:
+    """A call that makes the steps, always the same ones, and what they need of memory."""
     instance = task.make(0)
-    rows = task.indices(0, len(instance.train.targets), CHUNK)
-    keys = jax.random.split(jax.random.key(0), CHUNK)
+    rows = task.indices(0, len(instance.train.targets), start + steps)
+    keys = jax.random.split(jax.random.key(0), start + steps)
     extra = entrant.second(task)[len(entrant.second(task)) // 2]
     if entrant.own_loop:
-        return _own_chunk(task, entrant, instance, rows, keys, extra)
+        return _own_chunk(task, entrant, instance, rows[-steps:], keys[-steps:], extra)
     rate = jnp.float32(min(entrant.grid(task)) / 4)
-    tx, step = step_function(task, entrant, 10 * CHUNK, rate, shape("constant"), extra)
+    tx, step = step_function(task, entrant, start + steps, rate, shape("constant"), extra)
 
     def one(carry, x, train):
         rows, key = x
@@ -64,13 +77,13 @@ def _chunk(task: Task, entrant: Entrant) -> tuple[Callable[[], Any], tuple[int |
     def chunk(carry, xs, train):
         return jax.lax.scan(lambda c, x: (one(c, x, train), None), carry, xs)[0]
 
-    state = jax.jit(tx.init)(instance.params)
-    compiled = jax.jit(one).lower((instance.params, state), (rows[0], keys[0]), instance.train).compile()
-    carry = chunk((instance.params, state), (rows, keys), instance.train)
-    used = compiled.memory_analysis()
+    carry = instance.params, jax.jit(tx.init)(instance.params)
+    used = jax.jit(one).lower(carry, (rows[0], keys[0]), instance.train).compile().memory_analysis()
+    if start:
+        carry = chunk(carry, (rows[:start], keys[:start]), instance.train)
     peak = None if used is None else used.temp_size_in_bytes + used.output_size_in_bytes
-    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
-    return functools.partial(chunk, carry, (rows, keys), instance.train), (peak, size)
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(carry[1]))
+    return functools.partial(chunk, carry, (rows[start:], keys[start:]), instance.train), (peak, size)
 
 
 def _own_chunk(task: Task, entrant: Entrant, instance, rows, keys, extra):
