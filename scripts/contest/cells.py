@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,21 +34,22 @@ class Cells:
     """The finished runs of one entrant on one task.
 
     Attributes:
-      path: a file of JSON lines; the first holds the entrant's settings.
+      path: a file of JSON lines; the first holds the settings, of which the name has a digest: runs of other settings
+        are in files of their own.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]):
-        self.path, self._found = path, {}
-        settings = json.loads(json.dumps(settings, default=str))
-        lines = path.read_text().splitlines() if path.exists() else []
-        if lines and _parsed(lines[0]) == {"settings": settings}:
-            parsed = [_parsed(line) for line in lines[1:]]
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
+        text = json.dumps({"settings": settings}, default=str)
+        self.path = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.jsonl"
+        self._found, self._broken = {}, False
+        if self.path.exists():
+            lines = self.path.read_text()
+            self._broken = not lines.endswith("\n")  # by a run that was killed as it wrote
+            parsed = [_parsed(line) for line in lines.splitlines()[1:]]
             self._found = {cell["key"]: cell for cell in parsed if cell and "key" in cell}
         else:
-            if lines:  # another optimizer under the same name
-                path.rename(path.with_suffix(".old"))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"settings": settings}) + "\n")
+            folder.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(text + "\n")
 
     def get(self, trial: Trial) -> dict[str, Any] | None:
         """A finished run, or None."""
@@ -57,7 +59,8 @@ class Cells:
         """Keeps a run."""
         cell = {"key": trial.key, **trial._asdict(), **record}
         with self.path.open("a") as file:
-            file.write(json.dumps(cell) + "\n")
+            file.write("\n" * self._broken + json.dumps(cell) + "\n")
+        self._broken = False
         self._found[trial.key] = cell
         return cell
 

@@ -56,7 +56,7 @@ def contest(
     Returns:
       The runs, and what was chosen.
     """
-    cells = Cells(out / task.name / f"{entrant.name}.jsonl", {**task.settings(), **entrant.settings()})
+    cells = Cells(out / task.name, entrant.name, {**task.settings(), **entrant.settings()})
     instances = functools.lru_cache(maxsize=2)(task.make)
     choices: dict[tuple[int, int], Choice] = {}
     trials: dict[int, int] = {}

@@ -92,12 +92,12 @@ def test_the_second_number_is_extended_too():
     assert protocol.further(replace(toy, rates=None), task, ("cosine", 4.0, 1.0), tried) == []
 
 
-def test_a_stopped_contest_goes_on_and_forgets_another_optimizer(monkeypatch, tmp_path):
+def test_a_stopped_contest_goes_on_and_knows_another_optimizer(monkeypatch, tmp_path):
     task, first = _toy_task(), Fake({4: 2.0, 8: 2.0})
     cells, chosen = _contest(monkeypatch, tmp_path, first, task)
-    path = tmp_path / task.name / "toy.jsonl"
+    path = cells.path
     lines = path.read_text().splitlines()
-    path.write_text("\n".join(lines[:8]) + "\n" + lines[8][:20] + "\n")  # killed within a line
+    path.write_text("\n".join(lines[:8]) + "\n" + lines[8][:20])  # killed within a line
     second = Fake({4: 2.0, 8: 2.0})
     again, chosen_again = _contest(monkeypatch, tmp_path, second, task)
     assert len(second.trials) == len(first.trials) - 7
@@ -107,14 +107,16 @@ def test_a_stopped_contest_goes_on_and_forgets_another_optimizer(monkeypatch, tm
     third = Fake({4: 2.0, 8: 2.0})
     _contest(monkeypatch, tmp_path, third, task, replace(TOY, options={"momentum": 0.5}))
     assert len(third.trials) == len(first.trials)
-    assert path.with_suffix(".old").exists()
+    fourth = Fake({4: 2.0, 8: 2.0})
+    _contest(monkeypatch, tmp_path, fourth, task)
+    assert not fourth.trials
 
 
 def test_results_are_stopped_by_validation_and_compared_in_pairs(tmp_path):
     task = _toy_task(stopped=True, seeds=4)
     choice, rng, pairs = ("cosine", 1.0, 0.0), np.random.default_rng(0), {}
     for name in ("symo", "toy"):
-        cells = Cells(tmp_path / f"{name}.jsonl", {})
+        cells = Cells(tmp_path, name, {})
         for seed in range(4):
             valid, test = rng.uniform(1, 2, 4), rng.uniform(1, 2, 4)
             record = {
