@@ -8,6 +8,8 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from noether_tools import SYM, apart, batch_loss, problem, train
 
 from eqtoolbox import Symmetry, groups, noether, track_charges
@@ -153,6 +155,38 @@ def test_donated_states_and_checkpoints(tmp_path):
     assert same(restored, state)
     update = jax.jit(tx.update)
     assert same(update(grads, restored, params), update(grads, state, params))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_parameters_may_be_sharded(every):
+    """Over eight devices, along the axes that the groups act on: the same charges, and leaves stay where they are."""
+    rng = np.random.default_rng(0)
+    params = {"v": rng.normal(size=(5, 16)), "u": rng.normal(size=(16, 8)), "w": rng.normal(size=(8, 3))}
+    params = {name: jnp.asarray(x / len(x) ** 0.5, jnp.float32) for name, x in params.items()}
+    x, y = (jnp.asarray(rng.normal(size=(12, n)), jnp.float32) for n in (5, 3))
+    acting = {"h": groups.PositiveScaling(16), "k": groups.GeneralLinear(8)}
+    sym = Symmetry({"v": "_ h", "u": "h* k", "w": "k* _"}, acting)
+    tx = track_charges(optax.sgd(0.05, 0.9), sym, every=every, law=Law(0.05, 0.9))
+
+    @jax.jit
+    def run(params):
+        def step(carry, _):
+            p, state = carry
+            loss = lambda p: jnp.mean((jax.nn.relu(x @ p["v"]) @ p["u"] @ p["w"] - y) ** 2)  # noqa: E731
+            updates, state = tx.update(jax.grad(loss)(p), state, p)
+            return (optax.apply_updates(p, updates), state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), length=6)[0]
+
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    places = {"v": P(None, "d"), "u": P("d"), "w": P("d")}
+    spread = {name: jax.device_put(params[name], NamedSharding(mesh, places[name])) for name in params}
+    (_, want), (end, found) = run(params), run(spread)
+    assert all(end[name].sharding.is_equivalent_to(spread[name].sharding, 2) for name in params)
+    assert len(end["u"].sharding.device_set) == 8
+    assert float(metrics(want)["drift/h"]) > 1e-3
+    for a, b in zip(*(jax.tree.leaves(s.charge_state) for s in (found, want)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_parameters_are_measured_in_float32():
