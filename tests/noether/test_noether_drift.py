@@ -165,6 +165,44 @@ def test_the_prediction_in_the_state_of_a_run(x64):
     assert values["noise_error/h"] > 0
 
 
+def test_the_prediction_with_momentum_against_an_ensemble(x64):
+    """The step size of heavy ball is η/(1 - β): noise moves the charges as predicted, up to first order in η.
+
+    What the mean gradient does is taken from a run without noise.
+    """
+    beta, runs, (params, batch) = 0.5, 512, problem()
+    means, errors = [], []
+    for rate, steps in ((0.02, 20), (0.01, 40)):
+        tx = track_charges(optax.sgd(rate, beta), SYM, law=noether.Law(rate, beta))
+
+        def run(indices, noisy, tx=tx):
+            def step(carry, i):
+                p, state = carry
+                samples = per_example_grads(batch_loss, p, batch)
+                drawn = jax.tree.map(lambda g: g[i], samples)
+                gradient = jax.tree.map(
+                    lambda few, every: jnp.where(noisy, jnp.mean(few, 0), jnp.mean(every, 0)), drawn, samples
+                )
+                updates, state = tx.update(gradient, state, p, gradient_samples=drawn)
+                return (optax.apply_updates(p, updates), state), None
+
+            (_, state), _ = jax.lax.scan(step, (params, tx.init(params)), indices)
+            tracked = state.charge_state
+            change = jax.tree.map(jnp.subtract, tracked.charge, tracked.charge_start)
+            return change["h"].ravel(), tracked.charge_noise.noise_drift["h"].ravel()
+
+        indices = np.random.default_rng(1).integers(EXAMPLES, size=(runs + 1, steps, BATCH))
+        change, predicted = jax.device_get(quick_jit(jax.vmap(run))(indices, np.arange(runs + 1) > 0))
+        predicted = predicted[1:].mean(0)
+        along = (change[1:] - change[0]) @ predicted / (predicted @ predicted)
+        means.append(along.mean())
+        errors.append(along.std() / runs**0.5)
+    error = np.hypot(2 * errors[1], errors[0])
+    assert error < 0.05
+    assert abs(2 * means[1] - means[0] - 1) < 4 * error, (means, errors)
+    assert abs(means[1] - 1) < 0.1
+
+
 def test_the_source_term_of_a_preconditioner(x64):
     params, batch = problem()
     tx = optax.adam(1e-3)
