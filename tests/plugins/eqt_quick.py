@@ -1,8 +1,7 @@
 """Makes compiling cheaper, which is what most of the suite's time goes into. Nothing that is checked changes.
 
 - What a run has compiled is kept in a temporary directory that its workers share, because they compile the same
-  small programs: about half of them are found there. To keep it between runs, name the directory yourself:
-  JAX_COMPILATION_CACHE_DIR=.cache/jax.
+  small programs. To keep it between runs, name the directory yourself: JAX_COMPILATION_CACHE_DIR=.cache/jax.
 - Programs are lowered in one MLIR context, renewed now and then; JAX makes one for each, at 6 ms, which is
   half of what tracing and lowering a small program take.
 """
