@@ -79,7 +79,7 @@ def figure(
             _limits(left, right, levels)
             left.set(title=task.title, xlabel="steps", ylabel="test loss")
             if right is not None:
-                right.set(xlabel="seconds, a step costing its median")
+                right.set(xlabel="seconds")
         fig.legend(
             handles.values(),
             handles.keys(),
