@@ -159,7 +159,7 @@ def paint(study: Study, matrices: Matrices, laws: dict[str, Law]) -> Figure:
             show_matrix(a, picture, names, sizes)
             a.set_title(title if row == 0 else "", fontsize=8)
         ax[0].set_ylabel(kind, color=INK, fontsize=8)
-        ax[-1].set_title("n ‖M̂ − PM̂‖², of its prediction" if row == 0 else "", fontsize=8)
+        ax[-1].set_title("n‖M̂ − PM̂‖² / predicted" if row == 0 else "", fontsize=7)
         _draw_laws(ax[-1], [(t, laws[f"{kind} {t}"]) for t in times if f"{kind} {t}" in laws])
         if row == len(kinds) - 1:
             ax[-1].set_xlabel("models n", fontsize=8)

@@ -43,6 +43,7 @@ def test_the_distance_from_the_commutant_and_the_models_saved(record_claim):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.claim("GC-F7")
 def test_the_same_of_the_hessian():
     found = laws("figure-7", 1024, 16, examples=10, steps=0)
