@@ -28,7 +28,7 @@ BARS = {128: 1.25, 512: 1.6}
 #: Largest cost of the fuller variant relative to Muon's.
 FULLER_BAR = 1.0
 #: Steps before those that are timed, and how many these are.
-PHASES = {"steps 1 to 200": (0, 200), "steps 1001 to 1100": (1000, 100)}
+PHASES = {"steps 1 to 200": (0, 200), "steps 1001 to 1100": (1000, 100), "steps 10001 to 10200": (10000, 200)}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -224,7 +224,12 @@ PEERS = (
 )
 
 _SYMO_RATES = _rates(5e-2, 2e-2)
-OURS = (Entrant("symo", "symo", _symo, {}, _SYMO_RATES, ours=True),)
+OURS = (
+    Entrant("symo", "symo", _symo, {}, _SYMO_RATES, ours=True),
+    Entrant(
+        "symo-full", "symo, all sides", _symo, {"sides": None, "largest_units": None}, _SYMO_RATES, ours=True
+    ),
+)
 
 
 def _variant(name: str, title: str, **options: Any) -> Entrant:
