@@ -174,9 +174,9 @@ def scale_by_symmetry(
       factor_decay: β of the factors: a number, or a function of the number of gradients so far.
       momentum: the decay of the mean of directions, likewise; None for none.
       newest: the share of the newest direction in the update on top of its share in that mean (as Nesterov's).
-      momentum_first: take the mean of gradients and whiten it, as the paper does, instead.
-      every: steps from one refresh of the roots to the next, likewise. At most five gradients in between go into the
-        factors.
+      momentum_first: take the mean of gradients and whiten that, instead.
+      every: steps from one refresh of the roots to the next, likewise, at most half of those so far. At most five
+        gradients in between go into the factors.
       power: of the factors, -1/2 to whiten.
       damping: relative to the largest eigenvalue of each factor.
       largest_units: spaces with more units keep the identity on them, as the symmetry has it; None for no limit.
@@ -334,7 +334,8 @@ class _Whitener:
         self, state: Any, com: Commutant, gradient: dict[str, Array], finite: Array, count: Array
     ) -> tuple[Array, Factors, Factors]:
         """The weight, the factors and their roots with this gradient, at the steps at which it is looked at."""
-        gap = jnp.maximum(jnp.asarray(_at(self.every, count)).astype(jnp.int32), 1)
+        # Never longer than half of the run so far: the first gradient makes roots, and the next few better ones.
+        gap = jnp.clip(jnp.asarray(_at(self.every, count)).astype(jnp.int32), 1, jnp.maximum(count // 2, 1))
         samples = jnp.minimum(SAMPLES, gap)
         stride = gap // samples
         look = finite & (count % stride == 0)
