@@ -32,6 +32,7 @@ def laws(preset, models, chunk, **changes):
     return study.laws(stream, state, stream.total(state))
 
 
+@pytest.mark.slow
 @pytest.mark.claim("GC-F2")
 def test_the_distance_from_the_commutant_and_the_models_saved(record_claim):
     for name, law in laws("figure-2", 4096, 32, examples=25, steps=5).items():

@@ -267,6 +267,7 @@ def killed(out, seed, times, devices, budget, **changes):
     return kills
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(tmp_path):
     many = {"models": 400, "checkpoint_every": 0.2}
     whole = start(tmp_path / "whole", **many)
