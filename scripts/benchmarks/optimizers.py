@@ -28,7 +28,7 @@ BARS = {128: 1.25, 512: 1.6}
 #: Largest cost of the fuller variant relative to Muon's.
 FULLER_BAR = 1.0
 #: Steps before those that are timed, and how many these are.
-PHASES = {"steps 1 to 200": (0, 200), "steps 1001 to 1100": (1000, 100), "steps 10001 to 10200": (10000, 200)}
+PHASES = {"steps 1 to 200": (0, 200), "steps 1001 to 1100": (1000, 100), "steps 2001 to 2200": (2000, 200)}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,11 +94,11 @@ def _costs(
 def rows(repeats: int = 5) -> list[Row]:
     """A step on digits at batch 128 with a bar, at two widths: the mean of the first 200, and of 100 later ones."""
     table = entrants()
-    names = ("symo", "adam", "symo-full", "muon") if "symo-full" in table else ("symo", "adam")
-    able = {n: table[n] for n in names if missing(table[n]) is None}
     out = []
     for width, bar in BARS.items():
         task = _wide(tasks()["digits-tanh"], width)
+        names = ("symo", "adam", "symo-full", "muon") if width == min(BARS) else ("symo", "adam")
+        able = {n: table[n] for n in names if missing(table[n]) is None}
         for when, (start, steps) in PHASES.items():
             cost = {n: c.seconds for n, c in clock.costs(task, able, repeats, start, steps).items()}
             for name in [n for n in cost if n != "adam"]:
