@@ -16,7 +16,7 @@ from jax.core import Tracer
 from eqtoolbox.curvature import _estimators, _spectrum
 from eqtoolbox.curvature._checks import check_finite, real_leaves
 from eqtoolbox.curvature._components import Component, find_components
-from eqtoolbox.curvature._piece import ones
+from eqtoolbox.curvature._rows import HIGHEST, gram, product
 from eqtoolbox.curvature._shrinkage import ledoit_wolf, oas
 from eqtoolbox.linalg import (
     Estimate,
@@ -41,7 +41,6 @@ Blocks = dict[str, Array]  # component -> matrices (*family, m, m)
 BLOCK_LIMIT = 2**30
 #: Largest number of parameters for which a dense p × p matrix is formed.
 DENSE_LIMIT = 2**14
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @jax.tree_util.register_static
@@ -223,14 +222,14 @@ class Commutant:
           ValueError: as for ``coordinates``.
         """
         if axis is None:
-            blocks = {c.name: _gram(a) / c.dimension for c, a in self._pairs(self.coordinates(grads))}
+            blocks = {c.name: gram(a) / c.dimension for c, a in self._pairs(self.coordinates(grads))}
         else:
             stacked = self._stacked_coordinates(grads, axis)
             count, blocks = _count(stacked), {}
             for c, a in self._pairs(stacked):
                 side_by_side = jnp.moveaxis(a, 0, -2)
                 flat = side_by_side.reshape(*side_by_side.shape[:-2], -1)
-                blocks[c.name] = _gram(flat) / (c.dimension * count)
+                blocks[c.name] = gram(flat) / (c.dimension * count)
         check_finite(blocks, "the blocks", grads)
         return blocks
 
@@ -325,7 +324,7 @@ class Commutant:
             mean, _ = _mean_gram(a, c.dimension)
             # ‖A Aᵀ‖² = ‖Aᵀ A‖²: whichever of the two is smaller.
             small = a if a.shape[-2] <= a.shape[-1] else a.mT
-            fourth = jnp.mean(jnp.sum((_gram(small) / c.dimension) ** 2, (-2, -1)), 0)
+            fourth = jnp.mean(jnp.sum((gram(small) / c.dimension) ** 2, (-2, -1)), 0)
             shrunk[c.name] = ledoit_wolf(mean, fourth, len(a))
         check_finite({k: b for k, (b, _) in shrunk.items()}, "the blocks", stacked)
         return {k: b for k, (b, _) in shrunk.items()}, {k: w for k, (_, w) in shrunk.items()}
@@ -348,7 +347,7 @@ class Commutant:
         n = _count(coordinates)
         rows = jnp.concatenate([a.reshape(n, -1) for a in coordinates.values()], 1)
         kept = self.norm(self.gram(stacked, axis)) ** 2
-        return kept / jnp.sum((_gram(rows) / n) ** 2)
+        return kept / jnp.sum((gram(rows) / n) ** 2)
 
     # Matrices in the commutant.
 
@@ -399,7 +398,7 @@ class Commutant:
     def matvec(self, blocks: Blocks, tree: Params) -> Params:
         """The product A v of the operator with these blocks and a vector, in the dtypes of the vector."""
         self.check_blocks(blocks)
-        moved = {name: _product(blocks[name], a) for name, a in self.coordinates(tree).items()}
+        moved = {name: product(blocks[name], a) for name, a in self.coordinates(tree).items()}
         return self.from_coordinates(moved, tree)
 
     def solve(self, blocks: Blocks, tree: Params) -> Params:
@@ -473,9 +472,9 @@ class Commutant:
         rows = jax.vmap(self.coordinates, out_axes=-1)(basis)
         blocks = {}
         for c, q in self._pairs(rows):
-            moved = jnp.matmul(q, dense.astype(dtype), precision=_HIGHEST)
+            moved = jnp.matmul(q, dense.astype(dtype), precision=HIGHEST)
             flat = (*c.family, c.multiplicity, q.shape[-2] * q.shape[-1])
-            product = jnp.matmul(moved.reshape(flat), q.reshape(flat).mT, precision=_HIGHEST)
+            product = jnp.matmul(moved.reshape(flat), q.reshape(flat).mT, precision=HIGHEST)
             blocks[c.name] = product / c.dimension
         return blocks
 
@@ -617,25 +616,11 @@ class Commutant:
         return f"Commutant({self.symmetry!r}; {self.num_factors} free numbers, {self.size} parameters)"
 
 
-def _gram(a: Array) -> Array:
-    """A Aᵀ. A single row is squared and summed where it is made, instead of being written down for a matmul."""
-    if a.shape[-2] == 1:
-        k = math.gcd(a.shape[-1], 2 ** (a.shape[-1].bit_length() // 2))
-        parts = jnp.sum(jnp.square(a.reshape(*a.shape[:-1], -1, k)), -1)  # sums of sums: exact to rounding
-        return jnp.matmul(parts, ones(parts.shape[-1], a.dtype), precision=_HIGHEST)
-    return jnp.matmul(a, a.mT, precision=_HIGHEST)
-
-
-def _product(block: Array, a: Array) -> Array:
-    """B A; a single row is multiplied where it is used."""
-    return block * a if a.shape[-2] == 1 else jnp.matmul(block, a, precision=_HIGHEST)
-
-
 def _mean_gram(a: Array, dimension: int) -> tuple[Array, Array]:
     """The mean of the Gram matrices of rows along the leading axis, over ``dimension``, and its standard error."""
 
     def one(row: Array) -> Array:
-        return _gram(row) / dimension
+        return gram(row) / dimension
 
     def add(state: Moments, row: Array) -> tuple[Moments, None]:
         return moments_update(state, one(row)), None

@@ -102,7 +102,7 @@ def interval(growth: float = 0.05, last: int = 100) -> Callable[[Array], Array]:
     return lambda count: jnp.clip(growth * count, 1, last).astype(jnp.int32)
 
 
-#: The defaults: a tenth of the run so far is remembered; roots are renewed 20 times while the run doubles in length.
+#: The defaults: a tenth of the run so far is remembered; roots are renewed 14 times while the run doubles in length.
 MEMORY, INTERVAL = memory(), interval()
 #: Gradients that go into the factors between two refreshes of the roots, where there are more.
 SAMPLES = 5

@@ -14,13 +14,11 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from eqtoolbox.curvature._components import Component
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from eqtoolbox.curvature._rows import HIGHEST, gram, product
 
 
 class Factors(NamedTuple):
@@ -82,7 +80,7 @@ def whiten(
     """The coordinates, multiplied by every root."""
     found = {}
     for c in components:
-        x = times_copies(roots.copies[c.name], coordinates[c.name])
+        x = product(roots.copies[c.name], coordinates[c.name])
         for i in units.axes(c):
             x = _times_units(c, roots.units[unit_name(c, i)], x, i)
         # Roots of factors without full rank blow up what rounding leaves outside of the irreducible.
@@ -116,10 +114,10 @@ def learn(
     found, made = Factors({}, {}), Factors({}, {})
     for c in components:
         x, name = coordinates[c.name], c.name
-        one = jnp.matmul(x, x.mT, precision=_HIGHEST) / c.dimension
+        one = gram(x) / c.dimension
         found.copies[name] = mix(name, factors.copies[name], one)
         made.copies[name] = renew(found.copies[name], roots.copies[name])
-        x = times_copies(made.copies[name], x)
+        x = product(made.copies[name], x)
         for i in units.axes(c):
             name = unit_name(c, i)
             one = _gram_units(c, x, i) * (c.shape[i] / c.size)
@@ -138,7 +136,7 @@ def inverse_root(matrix: Array, power: float, damping: float | Array) -> Array:
         return _power(matrix, matrix, power, damping)
     w, v = jnp.linalg.eigh(matrix)
     new = _power(jnp.maximum(w, 0), w[..., -1:], power, damping)
-    return jnp.matmul(v * new[..., None, :], v.mT, precision=_HIGHEST)
+    return jnp.matmul(v * new[..., None, :], v.mT, precision=HIGHEST)
 
 
 def _power(w: Array, largest: Array, power: float, damping: float | Array) -> Array:
@@ -146,17 +144,12 @@ def _power(w: Array, largest: Array, power: float, damping: float | Array) -> Ar
     return jnp.where(there, (jnp.where(there, w, 1) + damping * jnp.where(there, largest, 1)) ** power, 0)
 
 
-def times_copies(matrix: Array, x: Array) -> Array:
-    """M X on the copies: (*family, m, m) times (*family, m, D)."""
-    return matrix * x if x.shape[-2] == 1 else jnp.matmul(matrix, x, precision=_HIGHEST)
-
-
 def _times_units(c: Component, matrix: Array, x: Array, axis: int) -> Array:
     """The product with a symmetric matrix along one axis of the units, of coordinates (*family, m, D)."""
     before, after = _around(c, axis)
     if after == 1:
-        return jnp.matmul(x.reshape(-1, c.shape[axis]), matrix, precision=_HIGHEST).reshape(x.shape)
-    return jnp.matmul(matrix, x.reshape(before, c.shape[axis], after), precision=_HIGHEST).reshape(x.shape)
+        return jnp.matmul(x.reshape(-1, c.shape[axis]), matrix, precision=HIGHEST).reshape(x.shape)
+    return jnp.matmul(matrix, x.reshape(before, c.shape[axis], after), precision=HIGHEST).reshape(x.shape)
 
 
 def _gram_units(c: Component, x: Array, axis: int) -> Array:
@@ -164,9 +157,9 @@ def _gram_units(c: Component, x: Array, axis: int) -> Array:
     before, after = _around(c, axis)
     if after == 1:
         rows = x.reshape(-1, c.shape[axis])
-        return jnp.matmul(rows.mT, rows, precision=_HIGHEST)
+        return jnp.matmul(rows.mT, rows, precision=HIGHEST)
     rows = x.reshape(before, c.shape[axis], after)
-    return jnp.sum(jnp.matmul(rows, rows.mT, precision=_HIGHEST), 0)
+    return jnp.sum(jnp.matmul(rows, rows.mT, precision=HIGHEST), 0)
 
 
 def _around(c: Component, axis: int) -> tuple[int, int]:
