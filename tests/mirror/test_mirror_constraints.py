@@ -166,6 +166,8 @@ def test_input_that_is_refused():
     for error, message, call in cases:
         with pytest.raises(error, match=message):
             call()
-    bare = dataclasses.replace(mirror.merged(sym, "h"), sym=Symmetry({"w": "h h*"}, {"h": groups.Orthogonal(4)}))
+    bare = dataclasses.replace(
+        mirror.merged(sym, "h"), sym=Symmetry({"w": "h h*"}, {"h": groups.Orthogonal(4)})
+    )
     with pytest.raises(ValueError, match="two axes of leaf 'w'"):
         bare.split({"w": jnp.ones((4, 4))})

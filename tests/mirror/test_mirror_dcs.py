@@ -209,7 +209,11 @@ def test_hyperparameters_partition_and_multisteps():
         "hidden": mirror.dcs(optax.sgd(0.1), mirror.group_sparse(symmetry()), 0.01),
         "twin": mirror.dcs(optax.adam(0.1), mirror.low_rank(), 0.01),
     }
-    labels = {"l0": {"kernel": "hidden", "bias": "hidden"}, "l1": {"kernel": "hidden"}, "twin": {"kernel": "twin"}}
+    labels = {
+        "l0": {"kernel": "hidden", "bias": "hidden"},
+        "l1": {"kernel": "hidden"},
+        "twin": {"kernel": "twin"},
+    }
     tx = optax.MultiSteps(optax.partition(parts, labels), 2)
     run = jax.jit(lambda p: jax.lax.scan(lambda c, _: one_step(tx, c), (p, tx.init(p)), length=6))
     (end, state), _ = run(params)
@@ -218,8 +222,8 @@ def test_hyperparameters_partition_and_multisteps():
     assert max(map(float, gaps)) == 0
     assert loss(end) < loss(params)
 
+    apart = {**labels, "l1": {"kernel": "twin"}}
     with pytest.raises(ValueError, match="mask or partition whole orbits together"):
-        apart = {**labels, "l1": {"kernel": "twin"}}
         optax.partition(parts, apart).init(params)
 
 
@@ -254,11 +258,19 @@ def test_shapes_maps_vmap_and_donation():
 def test_input_that_is_refused():
     good = optax.sgd(0.1)
     cases = [
-        (TypeError, "`inner` must be an optax transformation", lambda: mirror.dcs(None, mirror.sparse(), 0.1)),
+        (
+            TypeError,
+            "`inner` must be an optax transformation",
+            lambda: mirror.dcs(None, mirror.sparse(), 0.1),
+        ),
         (TypeError, "needs a constraint", lambda: mirror.dcs(good, "sparse", 0.1)),
         (TypeError, "`strength` must be a real number", lambda: mirror.dcs(good, mirror.sparse(), "0.1")),
         (ValueError, "must not be negative", lambda: mirror.dcs(good, mirror.sparse(), -0.1)),
-        (ValueError, "`changed` must be one of", lambda: mirror.dcs(good, mirror.sparse(), 0.1, changed="no")),
+        (
+            ValueError,
+            "`changed` must be one of",
+            lambda: mirror.dcs(good, mirror.sparse(), 0.1, changed="no"),
+        ),
     ]
     for error, message, call in cases:
         with pytest.raises(error, match=message):
