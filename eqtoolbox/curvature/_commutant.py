@@ -29,6 +29,7 @@ from eqtoolbox.linalg import (
     moments_init,
     moments_update,
     moments_update_batch,
+    scan,
     to_dense,
     unravel_stack,
 )
@@ -625,7 +626,7 @@ def _mean_gram(a: Array, dimension: int) -> tuple[Array, Array]:
     def add(state: Moments, row: Array) -> tuple[Moments, None]:
         return moments_update(state, one(row)), None
 
-    moments, _ = jax.lax.scan(add, moments_init(jax.eval_shape(one, a[0])), a)
+    moments, _ = scan(add, moments_init(jax.eval_shape(one, a[0])), a)
     estimate = moments_estimate(moments)
     return estimate.value, estimate.standard_error
 

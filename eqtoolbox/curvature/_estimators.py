@@ -14,6 +14,7 @@ from eqtoolbox.linalg import (
     moments_estimate,
     moments_init,
     moments_update_batch,
+    scan,
 )
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _exact(com, matvec, params, batch_size) -> dict[str, Array]:
 
     entries = jnp.arange(max(sizes.values()))
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(responses, entries[0]))
-    total, _ = jax.lax.scan(add, zero, entries)
+    total, _ = scan(add, zero, entries)
     return _assemble(com, total)
 
 

@@ -18,7 +18,7 @@ from eqtoolbox.curvature import _whitening
 from eqtoolbox.curvature._commutant import Blocks, Commutant
 from eqtoolbox.curvature._components import Component
 from eqtoolbox.curvature._whitening import Factors, Units
-from eqtoolbox.linalg import check_integer, check_number
+from eqtoolbox.linalg import check_integer, check_number, cond
 from eqtoolbox.symmetry import Symmetry, check_symmetry, is_masked, leaf_paths, present
 
 Params = Any
@@ -354,12 +354,12 @@ class _Whitener:
 
             def renew(matrix: Array, root: Array) -> Array:
                 new = lambda: jnp.where(refresh, self._root(matrix, total), root)  # noqa: E731
-                return jax.lax.cond(_any(refresh), new, lambda: root)
+                return cond(_any(refresh), new, lambda: root)
 
             learnt = _whitening.learn(com.components, self.units, found, roots, gradient, mix, renew)
             return total, *learnt
 
-        return jax.lax.cond(_any(look), add, lambda: old)
+        return cond(_any(look), add, lambda: old)
 
     def _average(
         self, mean: Params, weight: Array, step: dict[str, Array], finite: Array, count: Array

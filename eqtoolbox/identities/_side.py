@@ -16,7 +16,7 @@ from jax import Array
 
 from eqtoolbox.identities._identity import relative, zeros
 from eqtoolbox.identities._solve import Solver, jacobian_solver
-from eqtoolbox.linalg import stack_vdot, tree_norm
+from eqtoolbox.linalg import stack_vdot, tree_norm, vary_with
 from eqtoolbox.symmetry import Symmetry
 
 Tree = Any
@@ -120,8 +120,13 @@ def map_side(name: str, function: Map, inverse: Map | None, at_identity: bool, x
     Raises:
       ValueError: naming the leaf, where F does not return a pytree like x.
     """
+    lam = vary_with(lam, x)
     f = _same(name, function, x, lam)
-    moved, along = jax.linearize(lambda lam: f(x, lam), lam)
+    moved, derivative = jax.linearize(lambda lam: f(x, lam), lam)
+
+    def along(v: Tree) -> Tree:
+        return derivative(vary_with(v, x))
+
     if at_identity:
         direction: Any = lambda v: exact(along(v))  # noqa: E731
         pull: Any = exact
@@ -144,7 +149,7 @@ def map_side(name: str, function: Map, inverse: Map | None, at_identity: bool, x
         return jax.vjp(lambda x: f(x, lam), x)[1](a)[0]
 
     def mixed(a: Tree, v: Tree) -> Tree:
-        return jax.jvp(lambda lam: slope(a, x, lam), (lam,), (v,))[1]
+        return jax.jvp(lambda lam: slope(a, x, lam), (lam,), (vary_with(v, x),))[1]
 
     def bend(a: Tree, u: Tree) -> Tree:
         return zeros(x) if at_identity else jax.jvp(lambda x: slope(a, x, lam), (x,), (u,))[1]
@@ -153,13 +158,13 @@ def map_side(name: str, function: Map, inverse: Map | None, at_identity: bool, x
         if at_identity:
             return mixed(a, v)
         back = jax.tree.map(jnp.negative, u)
-        return jax.jvp(lambda x, lam: slope(a, x, lam), (x, lam), (back, v))[1]
+        return jax.jvp(lambda x, lam: slope(a, x, lam), (x, lam), (back, vary_with(v, x)))[1]
 
     def twist(a: Tree, v: Tree, stack: Tree, directions: Tree) -> Array:
         def slope_in_lam(lam: Tree) -> Tree:
             return jax.vjp(lambda lam: f(x, lam), lam)[1](a)[0]
 
-        return stack_vdot(stack, jax.jvp(slope_in_lam, (lam,), (v,))[1])
+        return stack_vdot(stack, jax.jvp(slope_in_lam, (lam,), (vary_with(v, x),))[1])
 
     return Side(name, x, direction, pull, mixed, bend, turn, twist, False, conditioning, defect)
 

@@ -16,6 +16,7 @@ from eqtoolbox.linalg._checks import (
 from eqtoolbox.linalg._eigenpairs import EigenInfo, Eigenpairs, top_eigenpairs
 from eqtoolbox.linalg._estimate import Estimate
 from eqtoolbox.linalg._lanczos import Ritz, lanczos
+from eqtoolbox.linalg._manual import cond, fori_loop, linear_transpose, scan, vary_with, while_loop
 from eqtoolbox.linalg._moments import (
     Moments,
     moments_covariance,
@@ -69,9 +70,11 @@ __all__ = [
     "check_like",
     "check_number",
     "coarsest_dtype",
+    "cond",
     "density_at",
     "fisher_vp",
     "float64",
+    "fori_loop",
     "ggn_fn",
     "ggn_vp",
     "gradient_covariance_vp",
@@ -82,6 +85,7 @@ __all__ = [
     "hvp_fn",
     "lanczos",
     "leading_size",
+    "linear_transpose",
     "moments_covariance",
     "moments_estimate",
     "moments_init",
@@ -104,6 +108,7 @@ __all__ = [
     "rank_from_singular_values",
     "ravel_stack",
     "rounding",
+    "scan",
     "slq_trace",
     "spectral_density",
     "stack_combine",
@@ -114,5 +119,7 @@ __all__ = [
     "tree_norm",
     "tree_vdot",
     "unravel_stack",
+    "vary_with",
     "weighted_grad",
+    "while_loop",
 ]

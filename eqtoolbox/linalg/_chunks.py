@@ -11,6 +11,7 @@ from jax import Array, lax
 from jaxtyping import Key
 
 from eqtoolbox.linalg._checks import check_integer, leading_size
+from eqtoolbox.linalg._manual import scan
 
 
 def _chunk_size(n: int, batch_size: int | None) -> int:
@@ -38,7 +39,7 @@ def fold_chunks(step: Callable, state: Any, xs: Any, batch_size: int | None, nam
         state = step(state, jax.tree.map(lambda x: x[:size], xs))
     else:
         head = jax.tree.map(lambda x: x[: whole * size].reshape((whole, size, *x.shape[1:])), xs)
-        state, _ = lax.scan(lambda s, chunk: (step(s, chunk), None), state, head)
+        state, _ = scan(lambda s, chunk: (step(s, chunk), None), state, head)
     if n % size:
         state = step(state, jax.tree.map(lambda x: x[whole * size :], xs))
     return state

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int, Key, PyTree
 
 from eqtoolbox.linalg._checks import check_choice, check_integer, check_real
 from eqtoolbox.linalg._krylov import Krylov, draw_start, extend_krylov, matmul, ritz_pairs, start_krylov
+from eqtoolbox.linalg._manual import while_loop
 from eqtoolbox.linalg._operators import MatVec, flat_matvec
 from eqtoolbox.linalg._tree import (
     abstract_working,
@@ -127,7 +128,7 @@ def _search(
 
     krylov, zero, no = start_krylov(start, m), jnp.int32(0), jnp.bool_(False)
     search = _Search(krylov, zero, jnp.zeros((k,), krylov.projected.dtype), no, no, ~no, zero, zero)
-    return lax.while_loop(lambda s: ~s.done & s.finite & (s.cycles < max_cycles), cycle, search)
+    return while_loop(lambda s: ~s.done & s.finite & (s.cycles < max_cycles), cycle, search)
 
 
 def top_eigenpairs(

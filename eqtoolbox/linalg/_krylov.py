@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int, Key
 
+from eqtoolbox.linalg._manual import cond, fori_loop, vary_with
 from eqtoolbox.linalg._tree import tree_norm
 
 
@@ -64,17 +65,15 @@ def draw_start(key: Key[Array, ""], p: int, dtype: Any) -> tuple[Float[Array, " 
     return normalize(start), 2 * jnp.pi * phases
 
 
-def random_direction(
-    phases: Float[Array, " p"], index: Array, rows: Float[Array, "k p"]
-) -> Float[Array, " p"]:
+def random_direction(angles: Float[Array, " p"], rows: Float[Array, "k p"]) -> Float[Array, " p"]:
     """A random unit vector orthogonal to ``rows``; zero if they span the space.
 
-    It is cos(n u) with n = ``index`` + 1 before projection. Since E[cos(n u) cos(m u)] = δ_nm / 2,
-    directions of different index are uncorrelated, and one draw outside of a loop serves all of its steps.
+    It is cos(n u) before projection, of the ``angles`` n u with phases u and n = 1, 2, … Since
+    E[cos(n u) cos(m u)] = δ_nm / 2, directions of different n are uncorrelated, and one draw of phases outside of a
+    loop serves all of its steps.
     """
-    vector = normalize(jnp.cos((index + 1).astype(phases.dtype) * phases))
-    vector, _ = project_out(vector, rows)
-    return normalize(vector, 10 * jnp.finfo(phases.dtype).eps)
+    vector, _ = project_out(normalize(jnp.cos(angles)), rows)
+    return normalize(vector, 10 * jnp.finfo(angles.dtype).eps)
 
 
 def start_krylov(start: Float[Array, " p"], steps: int) -> Krylov:
@@ -114,8 +113,9 @@ def extend_krylov(
         following = normalize(rest, rounding)
         if phases is not None:
             replaced = broken | (j + 1 == fresh_row)
-            fresh = partial(random_direction, phases, offset + j, state.basis)
-            following = lax.cond(replaced, fresh, lambda: following)
+            angles = vary_with((offset + j + 1) * phases, state.basis)
+            fresh = partial(random_direction, angles, state.basis)
+            following = cond(replaced, fresh, lambda: following)
         return Krylov(
             state.basis.at[j + 1].set(following),
             state.projected.at[:, j].set(column[:steps]),
@@ -124,7 +124,7 @@ def extend_krylov(
             jnp.where(broken, jnp.minimum(state.breakdown, jnp.int32(j + 1)), state.breakdown),
         )
 
-    return lax.fori_loop(first, steps, step, state)
+    return fori_loop(first, steps, step, state)
 
 
 def ritz_pairs(state: Krylov) -> tuple[Float[Array, " m"], Float[Array, "m m"], Float[Array, " m"]]:

@@ -28,6 +28,7 @@ from jax import Array, lax
 from jaxtyping import DTypeLike, Float, Key, PyTree
 
 from eqtoolbox.linalg._checks import check_choice, check_integer, check_like, check_real, leading_size
+from eqtoolbox.linalg._manual import vary_like
 
 DISTRIBUTIONS = ("rademacher", "normal", "sphere")
 
@@ -224,7 +225,7 @@ def unravel_stack(matrix: Float[Array, "*k p"], like: PyTree) -> PyTree:
     parts = jnp.split(matrix, ends, axis=-1)
     rows = matrix.shape[:-1]
     shaped = [part.reshape(rows + x.shape).astype(x.dtype) for part, x in zip(parts, leaves, strict=True)]
-    return jax.tree.unflatten(treedef, shaped)
+    return jax.tree.unflatten(treedef, vary_like(shaped, leaves))
 
 
 def basis(like: PyTree) -> PyTree:

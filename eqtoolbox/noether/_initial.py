@@ -69,7 +69,7 @@ def charge_moments(
 
     Raises:
       TypeError: ``sym`` is no symmetry, or discrete.
-      ValueError: a variance is negative, a fourth moment less than the square of the variance, or one of the trees
+      ValueError: a variance is no number or negative, a fourth moment less than its square, or one of the trees
         is no prefix of the parameters.
 
     Reference:
@@ -165,7 +165,13 @@ def _block(
 
 def _spread(prefix: Params, params: Params, name: str) -> list[float]:
     """A number for each leaf of ``params`` from a prefix tree."""
-    return [float(v) for v in jax.tree.leaves(broadcast_prefix(prefix, params, name))]
+    spread = jax.tree.leaves(broadcast_prefix(prefix, params, name))
+    for path, v in zip(leaf_paths(params), spread, strict=True):
+        if jnp.ndim(v):
+            raise ValueError(
+                f"leaf {path!r} of `{name}` must be one number for all of its entries, got the shape {jnp.shape(v)}"
+            )
+    return [float(v) for v in spread]
 
 
 def activation_integral(activation: Callable[[Array], Array], v: Array, *, nodes: int = 64) -> Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from eqtoolbox.linalg import cond
 from eqtoolbox.noether._charges import charge_fn, residual
 from eqtoolbox.noether._drift import change, noise_drift
 from eqtoolbox.noether._laws import Law, LawState, law_from, law_step, linear_charges
@@ -229,7 +230,7 @@ def _advance(sym: Symmetry, state: ChargeState, seen: _Seen, every: int, law: La
     if every > 1 and seen.updates is not None:
         seen = seen._replace(updates=optax.apply_updates(seen.params, seen.updates))
     kept = _Looked(state.charge, state.charge_drift, state.charge_residual, state.charge_noise)
-    looked = look() if every == 1 else jax.lax.cond((count + 1) % every == 0, look, lambda: kept)
+    looked = look() if every == 1 else cond((count + 1) % every == 0, look, lambda: kept)
     law_state = state.charge_law
     if law is not None and isinstance(law_state, LawState):
         law_state = _like(law_step(law, sym, law_state, seen.params, seen.gradient), law_state)

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from eqtoolbox.linalg import scan
 from eqtoolbox.symmetry._rotations import inverse_rotation_to, rotation_to
 
 Activation = Callable[[Array], Array]
@@ -311,7 +312,7 @@ def _complement(a: Array) -> Array:
 
     _, vectors = lax.scan(reduce, a, jnp.arange(k))
     last = jnp.eye(h, dtype=a.dtype)[:, k:]
-    return lax.scan(lambda q, v: (_reflect(v, q), None), last, vectors, reverse=True)[0]
+    return scan(lambda q, v: (_reflect(v, q), None), last, vectors, reverse=True)[0]
 
 
 def _reflect(v: Array, x: Array) -> Array:

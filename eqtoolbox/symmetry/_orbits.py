@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from eqtoolbox.linalg import Rank, basis, numerical_rank, ravel_stack, tree_norm, tree_vdot
+from eqtoolbox.linalg import Rank, basis, numerical_rank, ravel_stack, tree_norm, tree_vdot, while_loop
 from eqtoolbox.symmetry._paths import common_dtype, moving_leaves, replace_moving
 from eqtoolbox.symmetry._symmetry import Params, Symmetry, Vector, check_symmetry
 
@@ -161,7 +161,7 @@ def split(
 
     zero = jax.tree.map(jnp.zeros_like, s)
     state = (zero, v, s, s, tree_vdot(s, s), stretch(s, forward(s)), jnp.asarray(0))
-    xi, normal, _, _, gamma, size, count = jax.lax.while_loop(proceed, step, state)
+    xi, normal, _, _, gamma, size, count = while_loop(proceed, step, state)
     residual = safe(jnp.sqrt(gamma), size * length)
     orbit = [a - b for a, b in zip(v, normal, strict=True)]
     parts = Split(replace_moving(orbit, params), replace_moving(normal, params), xi)

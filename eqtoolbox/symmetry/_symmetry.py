@@ -16,6 +16,7 @@ import optax
 from jax import Array
 
 from eqtoolbox.groups import Group
+from eqtoolbox.linalg import linear_transpose
 from eqtoolbox.symmetry import _json, _print
 from eqtoolbox.symmetry._labels import Atom, LeafLabel, Segment, parse
 from eqtoolbox.symmetry._layout import (
@@ -470,7 +471,7 @@ class Symmetry:
         def forward(xi: Vector) -> list[Array]:
             return moving_leaves(self.generator(xi, params), params, "the generator")
 
-        transpose = jax.linear_transpose(forward, self.zero_algebra(common_dtype(params)))
+        transpose = linear_transpose(forward, self.zero_algebra(common_dtype(params)), params)
         return forward, lambda leaves: transpose(leaves)[0]
 
     # Other symmetries from this one.

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from eqtoolbox.groups import Product
-from eqtoolbox.linalg import Estimate, moments_estimate, moments_init, moments_update
+from eqtoolbox.linalg import Estimate, moments_estimate, moments_init, moments_update, scan
 from eqtoolbox.symmetry._paths import is_inexact
 from eqtoolbox.symmetry._print import count_text
 from eqtoolbox.symmetry._symmetry import Params, Symmetry, Vector, check_symmetry
@@ -139,7 +139,7 @@ def symmetrize(
             return moments_update(state, term(g, params)), None
 
         like = jax.eval_shape(term, sym.identity(), params)
-        state, _ = jax.lax.scan(add, moments_init(like), group, length=count)
+        state, _ = scan(add, moments_init(like), group, length=count)
         estimate = moments_estimate(state)
         if samples is None:
             return estimate._replace(standard_error=jax.tree.map(jnp.zeros_like, estimate.value))
