@@ -15,13 +15,16 @@ if TYPE_CHECKING:
         identities,
         inference,
         linalg,
+        mirror,
         noether,
+        orbits,
         symmetry,
         testing,
         zoo,
     )
     from eqtoolbox.curvature import scale_by_symmetry, symo
     from eqtoolbox.inference import infer_symmetry
+    from eqtoolbox.mirror import dcs
     from eqtoolbox.noether import track_charges
     from eqtoolbox.problem import Batch, Problem
     from eqtoolbox.symmetry import (
@@ -42,6 +45,7 @@ __all__ = [
     "Symmetry",
     "catalog",
     "curvature",
+    "dcs",
     "ensemble",
     "groups",
     "identities",
@@ -49,8 +53,10 @@ __all__ = [
     "inference",
     "lie_derivative",
     "linalg",
+    "mirror",
     "noether",
     "orbit_dimension",
+    "orbits",
     "sample_orbit",
     "scale_by_symmetry",
     "split",
@@ -68,6 +74,7 @@ _HOMES = {
     "Equivariance": "symmetry",
     "Problem": "problem",
     "Symmetry": "symmetry",
+    "dcs": "mirror",
     "infer_symmetry": "inference",
     "lie_derivative": "symmetry",
     "orbit_dimension": "symmetry",
