@@ -18,7 +18,7 @@ from eqtoolbox.curvature import _whitening
 from eqtoolbox.curvature._commutant import Blocks, Commutant
 from eqtoolbox.curvature._components import Component
 from eqtoolbox.curvature._whitening import Factors, Units
-from eqtoolbox.linalg import check_integer, check_number, cond
+from eqtoolbox.linalg import any_of_batch, check_integer, check_number, cond
 from eqtoolbox.symmetry import Symmetry, check_symmetry, is_masked, leaf_paths, present
 
 Params = Any
@@ -354,12 +354,12 @@ class _Whitener:
 
             def renew(matrix: Array, root: Array) -> Array:
                 new = lambda: jnp.where(refresh, self._root(matrix, total), root)  # noqa: E731
-                return cond(_any(refresh), new, lambda: root)
+                return cond(any_of_batch(refresh), new, lambda: root)
 
             learnt = _whitening.learn(com.components, self.units, found, roots, gradient, mix, renew)
             return total, *learnt
 
-        return cond(_any(look), add, lambda: old)
+        return cond(any_of_batch(look), add, lambda: old)
 
     def _average(
         self, mean: Params, weight: Array, step: dict[str, Array], finite: Array, count: Array
@@ -447,18 +447,6 @@ def symo(
     )
     decay = optax.add_decayed_weights(weight_decay, mask) if _is_there(weight_decay) else optax.identity()
     return optax.chain(white, decay, optax.scale_by_learning_rate(learning_rate))
-
-
-@jax.custom_batching.custom_vmap
-def _any(condition: Array) -> Array:
-    """The condition; for a batch whether it holds for any: ``vmap`` of a conditional on it pays one branch only."""
-    return condition
-
-
-@_any.def_vmap
-def _any_of_batch(size: int, batched: list[bool], condition: Array) -> tuple[Array, bool]:
-    del size, batched
-    return _any(jnp.any(condition, 0)), False
 
 
 def _check_range(value: Any, name: str, low: float, high: float) -> None:

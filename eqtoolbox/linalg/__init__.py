@@ -5,8 +5,10 @@ densities, stochastic traces with standard errors, per-example gradients, numeri
 streaming moments.
 """
 
+from eqtoolbox.linalg._batching import any_of_batch
 from eqtoolbox.linalg._checks import (
     broadcast_prefix,
+    check_choice,
     check_integer,
     check_like,
     check_number,
@@ -64,8 +66,10 @@ __all__ = [
     "Rank",
     "Ritz",
     "Spectrum",
+    "any_of_batch",
     "basis",
     "broadcast_prefix",
+    "check_choice",
     "check_integer",
     "check_like",
     "check_number",

@@ -12,8 +12,29 @@ from eqtoolbox.orbits._curves import (
     orbit_derivatives,
 )
 from eqtoolbox.orbits._displacement import expected_distance
+from eqtoolbox.orbits._features import feature_action
+from eqtoolbox.orbits._landscapes import Landscape, booth, ellipse, quadratic, rosenbrock
+from eqtoolbox.orbits._objectives import (
+    gradient_norm,
+    hessian_top_eigenvalue,
+    hessian_trace,
+    orbit_curvature,
+    parameter_norm,
+    preconditioned_gradient_norm,
+    quantisation_error,
+    sharpness,
+)
+from eqtoolbox.orbits._search import Refused, TeleportInfo, teleport_as_printed, teleport_params
+from eqtoolbox.orbits._teleport import TeleportState, teleport
+from eqtoolbox.orbits._transport import Motion
 
 __all__ = [
+    "Landscape",
+    "Motion",
+    "Refused",
+    "TeleportInfo",
+    "TeleportState",
+    "booth",
     "curvature",
     "curvature_of",
     "curve",
@@ -21,7 +42,22 @@ __all__ = [
     "curve_derivatives",
     "curve_directions",
     "curve_to",
+    "ellipse",
     "expected_distance",
+    "feature_action",
+    "gradient_norm",
+    "hessian_top_eigenvalue",
+    "hessian_trace",
     "mean_curvature",
+    "orbit_curvature",
     "orbit_derivatives",
+    "parameter_norm",
+    "preconditioned_gradient_norm",
+    "quadratic",
+    "quantisation_error",
+    "rosenbrock",
+    "sharpness",
+    "teleport",
+    "teleport_as_printed",
+    "teleport_params",
 ]
