@@ -80,12 +80,13 @@ class Motion:
             return part.act_dual({f.key: squared[f.key] for f in part.factors}, second_moment)
         root = jax.tree.map(lambda v: jnp.sqrt(jnp.maximum(v, 0)), second_moment)
 
-        def add(total: Params, key: Array) -> tuple[Params, None]:
+        def add(total: Params, k: Array) -> tuple[Params, None]:
+            key = jax.random.fold_in(jax.random.key(0), k)
             moved = self.covector(jax.tree.map(jnp.multiply, random_like(key, root, "rademacher"), root))
             return jax.tree.map(lambda t, x: t + jnp.square(x) / PROBES, total, moved), None
 
         zero = jax.tree.map(jnp.zeros_like, second_moment)
-        return scan(add, zero, jax.random.split(jax.random.key(0), PROBES))[0]
+        return scan(add, zero, jnp.arange(PROBES))[0]
 
     def vector(self, direction: Params) -> Params:
         """A direction moved along: d/dt g·(θ + t v) = (D g) v."""
