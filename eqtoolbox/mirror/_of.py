@@ -68,7 +68,7 @@ class Family:
         return (self._make(i) for i in range(self.count))
 
     def distances(self, params: Params, *, batch_size: int = 64) -> Array:
-        """‖Oᵀθ‖ of every mirror of the family: ‖θ - Rθ‖ / 2, by acting with stacks of elements.
+        """‖Oᵀθ‖ = ‖θ - Rθ‖ / 2 of every mirror of the family, by acting with stacks of elements.
 
         Args:
           params: θ, arrays.
@@ -77,17 +77,42 @@ class Family:
         Returns:
           An array of shape (count,).
         """
-        first = self[0].subspace
-        if not isinstance(first, ElementSubspace):
-            return jnp.stack([m.distance(params) for m in self])
 
-        def distance(g: Any) -> Array:
-            moved = self._sym.act(g, params)
-            return tree_norm(jax.tree.map(jnp.subtract, params, moved)) / 2
+        def distance(symmetric: Params) -> Array:
+            return tree_norm(jax.tree.map(jnp.subtract, params, symmetric))
+
+        return self._over(distance, params, batch_size)
+
+    def weight_decays(self, loss: Any, params: Params, *, batch_size: int = 64) -> Array:
+        """γ_0 = (ℓ_0(u) - ℓ_0(w)) / s² of every mirror of the family, see ``local_weight_decay`` (MS-T1.3).
+
+        Args:
+          loss: ℓ_0, θ -> a scalar.
+          params: w, arrays.
+          batch_size: how many mirrors are tried at a time.
+
+        Returns:
+          An array of shape (count,); NaN for mirrors that are satisfied.
+        """
+        here = loss(params)
+
+        def critical(symmetric: Params) -> Array:
+            distance = tree_norm(jax.tree.map(jnp.subtract, params, symmetric))
+            return (loss(symmetric) - here) / distance**2
+
+        return self._over(critical, params, batch_size)
+
+    def _over(self, f: Any, params: Params, batch_size: int) -> Array:
+        """``f`` of the symmetric point (θ + Rθ)/2 of every mirror."""
+        if self.count == 0 or not isinstance(self[0].subspace, ElementSubspace):
+            return jnp.stack([f(m.complement(params)) for m in self])
+
+        def at(g: Any) -> Array:
+            return f(jax.tree.map(lambda a, b: (a + b) / 2, params, self._sym.act(g, params)))
 
         elements = [m.subspace.element for m in self]  # pyright: ignore[reportAttributeAccessIssue]
         stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *elements)
-        return jax.lax.map(distance, stacked, batch_size=min(batch_size, self.count))
+        return jax.lax.map(at, stacked, batch_size=min(batch_size, self.count))
 
 
 @dataclass(frozen=True)
