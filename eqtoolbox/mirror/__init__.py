@@ -12,6 +12,8 @@ is a symmetric point better    ``local_weight_decay``, and for whole spaces ``re
 does gradient descent collapse ``gd_weight_decay``
 does SGD collapse              ``lyapunov``, ``critical_learning_rate``, ``sgd_weight_decay``, ``phase_diagram``
 are all minima symmetric       ``global_weight_decay``
+impose a constraint            ``dcs`` and ``reparametrize`` with ``sparse``, ``low_rank``, …; then ``prune``
+keep plasticity                ``random_bias``
 =============================  ====================================================================================
 
 Weight decay is γ of γ‖θ‖² everywhere, as in the paper: it adds 2γ to every eigenvalue of the Hessian, and is half of
