@@ -1,5 +1,7 @@
 """Orbits: moving inside them, curves on minima, and what connects two trained networks."""
 
+from eqtoolbox.orbits._align import Alignment, align, match_weights, weight_distance
+from eqtoolbox.orbits._barrier import Barrier, barrier, barrier_along, interpolate
 from eqtoolbox.orbits._curves import (
     curvature,
     curvature_of,
@@ -29,11 +31,16 @@ from eqtoolbox.orbits._teleport import TeleportState, teleport
 from eqtoolbox.orbits._transport import Motion
 
 __all__ = [
+    "Alignment",
+    "Barrier",
     "Landscape",
     "Motion",
     "Refused",
     "TeleportInfo",
     "TeleportState",
+    "align",
+    "barrier",
+    "barrier_along",
     "booth",
     "curvature",
     "curvature_of",
@@ -48,6 +55,8 @@ __all__ = [
     "gradient_norm",
     "hessian_top_eigenvalue",
     "hessian_trace",
+    "interpolate",
+    "match_weights",
     "mean_curvature",
     "orbit_curvature",
     "orbit_derivatives",
@@ -60,4 +69,5 @@ __all__ = [
     "teleport",
     "teleport_as_printed",
     "teleport_params",
+    "weight_distance",
 ]
