@@ -14,6 +14,8 @@ does SGD collapse              ``lyapunov``, ``critical_learning_rate``, ``sgd_w
 are all minima symmetric       ``global_weight_decay``
 impose a constraint            ``dcs`` and ``reparametrize`` with ``sparse``, ``low_rank``, …; then ``prune``
 keep plasticity                ``random_bias``
+what collapses in training     ``track_mirrors`` and ``approached``; ``satisfied``, ``dead_units``, ``effective_rank``,
+                               ``correlation_blocks``, ``neural_collapse``
 =============================  ====================================================================================
 
 Weight decay is γ of γ‖θ‖² everywhere, as in the paper: it adds 2γ to every eigenvalue of the Hessian, and is half of
@@ -36,10 +38,31 @@ from eqtoolbox.mirror._decay import (
     local_weight_decay,
     split_gradient,
 )
+from eqtoolbox.mirror._diagnostics import (
+    Blocks,
+    EffectiveRank,
+    NeuralCollapse,
+    correlation_blocks,
+    dead_parameters,
+    dead_units,
+    effective_rank,
+    neural_collapse,
+    satisfied,
+    silent_units,
+    unit_norms,
+)
 from eqtoolbox.mirror._factors import Factors
 from eqtoolbox.mirror._groups import group_sparse, merged
 from eqtoolbox.mirror._lyapunov import curvatures, lyapunov
 from eqtoolbox.mirror._mirror import Mirror, direct_sum, from_directions, from_map
+from eqtoolbox.mirror._monitor import (
+    Approached,
+    MirrorState,
+    TrackMirrorsState,
+    approached,
+    mirror_metrics,
+    track_mirrors,
+)
 from eqtoolbox.mirror._of import Family, Mirrors, of, reflection
 from eqtoolbox.mirror._phase import PhaseDiagram, draw_batches, phase_diagram
 from eqtoolbox.mirror._plasticity import random_bias
@@ -49,9 +72,12 @@ from eqtoolbox.mirror._restricted import optax_weight_decay
 from eqtoolbox.mirror._theorems import merging_weight_decay, rank_weight_decay, rescaling_weight_decay
 
 __all__ = [
+    "Approached",
+    "Blocks",
     "Constraint",
     "CriticalRate",
     "DCSState",
+    "EffectiveRank",
     "Escape",
     "Factors",
     "Family",
@@ -59,15 +85,23 @@ __all__ = [
     "LocalDecay",
     "LowRankFactors",
     "Mirror",
+    "MirrorState",
     "Mirrors",
+    "NeuralCollapse",
     "PhaseDiagram",
     "PruneInfo",
     "Reparametrized",
+    "TrackMirrorsState",
+    "approached",
+    "correlation_blocks",
     "critical_learning_rate",
     "curvatures",
     "dcs",
+    "dead_parameters",
+    "dead_units",
     "direct_sum",
     "draw_batches",
+    "effective_rank",
     "from_directions",
     "from_map",
     "gd_weight_decay",
@@ -80,6 +114,8 @@ __all__ = [
     "lyapunov",
     "merged",
     "merging_weight_decay",
+    "mirror_metrics",
+    "neural_collapse",
     "of",
     "optax_weight_decay",
     "phase_diagram",
@@ -89,8 +125,12 @@ __all__ = [
     "reflection",
     "reparametrize",
     "rescaling_weight_decay",
+    "satisfied",
     "sgd_weight_decay",
+    "silent_units",
     "sparse",
     "split_gradient",
     "tied",
+    "track_mirrors",
+    "unit_norms",
 ]

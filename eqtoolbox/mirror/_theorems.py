@@ -45,7 +45,7 @@ def rescaling_weight_decay(
     Reference:
       Ziyin, Theorem 2.
     """
-    factor, i = _factor(sym, space, "rescaling_weight_decay")
+    factor, i = find_factor(sym, space, "rescaling_weight_decay")
     group, key = factor.group, factor.key
     zero: Any = None
     if i == 0 and isinstance(group, Monomial) and group.num_scales:
@@ -97,7 +97,7 @@ def rank_weight_decay(
     Reference:
       Ziyin, Theorem 3.
     """
-    factor, i = _factor(sym, space, "rank_weight_decay")
+    factor, i = find_factor(sym, space, "rank_weight_decay")
     group = factor.group
     inner = group.inner if isinstance(group, Wreath) and i == 1 and copy is not None else group
     if not isinstance(inner, (GeneralLinear, Orthogonal)):
@@ -184,7 +184,8 @@ def space_rows(sym: Symmetry, params: Params, space: str, copy: int | None = Non
     return found
 
 
-def _factor(sym: Symmetry, space: str, what: str) -> tuple[Factor, int]:
+def find_factor(sym: Symmetry, space: str, what: str) -> tuple[Factor, int]:
+    """The factor of a space and the number of the space in it; ``what`` asks, for messages."""
     check_symmetry(sym, what)
     for factor in sym.factors:
         if space in factor.spaces:
