@@ -70,7 +70,7 @@ def test_blocks_of_equal_neurons():
 
 @pytest.mark.claim("MS-3.4")
 def test_neural_collapse():
-    """A simplex with noise ε: NC1 is ε²(C-1)…, all others 0; then each is broken on its own."""
+    """A simplex: all measures 0; then each is broken on its own."""
     classes, d, per = 4, 8, 50
     rng = np.random.default_rng(0)
     simplex = (np.eye(classes) - 1 / classes) @ np.linalg.qr(rng.normal(size=(d, classes)))[0].T
@@ -79,7 +79,7 @@ def test_neural_collapse():
     weights = 3 * simplex.T
     bias = jnp.asarray(-2.0 * weights.sum(0))  # the features are not centred
     perfect = mirror.neural_collapse(
-        jnp.asarray(features), jnp.asarray(labels), classes, jnp.asarray(weights)
+        jnp.asarray(features), jnp.asarray(labels), classes, jnp.asarray(weights), bias
     )
     np.testing.assert_allclose(np.array(perfect), 0, atol=1e-5)
     noisy = features + 0.1 * rng.normal(size=features.shape)
