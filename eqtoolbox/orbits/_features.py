@@ -156,7 +156,7 @@ class _FeatureAction:
         opened = []
         for kernel, bias in self.layers:
             k = jnp.asarray(flat[found[kernel]], wide)
-            b = jnp.zeros((), wide) if bias is None else jnp.asarray(flat[found[bias]], wide)
+            b = jnp.zeros((), wide) if bias is None else jnp.asarray(flat[found[bias]], wide)[None]
             opened.append((k, b))
         return opened, put
 
