@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eqtoolbox.inference import infer_symmetry
     from eqtoolbox.mirror import dcs
     from eqtoolbox.noether import track_charges
+    from eqtoolbox.orbits import teleport
     from eqtoolbox.problem import Batch, Problem
     from eqtoolbox.symmetry import (
         Equivariance,
@@ -63,6 +64,7 @@ __all__ = [
     "symmetrize",
     "symmetry",
     "symo",
+    "teleport",
     "testing",
     "track_charges",
     "zoo",
@@ -83,6 +85,7 @@ _HOMES = {
     "split": "symmetry",
     "symmetrize": "symmetry",
     "symo": "curvature",
+    "teleport": "orbits",
     "track_charges": "noether",
 }
 _ROOMS = {name: "symmetry.catalog" if name == "catalog" else name for name in __all__ if name not in _HOMES}
