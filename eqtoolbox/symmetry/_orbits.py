@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -35,15 +36,21 @@ def generator_matrix(sym: Symmetry, params: Params, batch_size: int = 64) -> Arr
       ValueError: the matrix would have more than ``DENSE_LIMIT`` entries.
     """
     check_symmetry(sym, "generator_matrix")
-    zero = sym.zero_algebra()
+    sym.zero_algebra()  # refuses discrete ones
     entries = sym.dimension * optax.tree.size(params)
     if entries > DENSE_LIMIT:
         raise ValueError(
             f"the matrix of {sym.dimension} generators on {optax.tree.size(params)} parameters has more than "
             f"{DENSE_LIMIT} entries: restrict the symmetry to some of its spaces"
         )
-    stack = jax.lax.map(lambda xi: sym.generator(xi, params), basis(zero), batch_size=batch_size)
-    return ravel_stack(stack)
+    return _generator_rows(sym, params, batch_size)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _generator_rows(sym: Symmetry, params: Params, batch_size: int) -> Array:
+    """Compiled once for all parameters of the same shapes."""
+    zero = sym.zero_algebra()
+    return ravel_stack(jax.lax.map(lambda xi: sym.generator(xi, params), basis(zero), batch_size=batch_size))
 
 
 def orbit_dimension(sym: Symmetry, params: Params, *, full: bool = False) -> int | Rank:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from symmetry_strategies import SPACES, dense_act, leaves, trees
@@ -61,25 +62,33 @@ def close(actual, expected, tolerance=1e-10):
     )
 
 
-# The example of the issue, as written there.
+# The example of the README, compiled.
 
 
 def test_the_example_of_the_readme(x64):
     params = mlp_params()
     sym = Symmetry(MLP, {"h": GeneralLinear(7)})
-    g, k = sym.sample(jax.random.key(0)), sym.sample(jax.random.key(5))
-    moved = sym.act(g, params)
-    kernel = params["Dense_0"]["kernel"]
-    close(moved["Dense_0"]["kernel"], jnp.einsum("ij,nj->ni", g["h"], kernel))
-    close(moved["Dense_1"]["kernel"], jnp.linalg.inv(g["h"]).T @ params["Dense_1"]["kernel"])
-    close(sym.act(sym.inverse(g), moved), params)
-    close(sym.act(sym.compose(g, k), params), sym.act(g, sym.act(k, params)))
-    xi = sym.sample_algebra(jax.random.key(1))
-    close(sym.generator(xi, params)["Dense_0"]["bias"], xi["h"] @ params["Dense_0"]["bias"])
-    close(sym.exp(xi)["h"], jax.scipy.linalg.expm(xi["h"]))
     keys = jax.random.split(jax.random.key(2), 5)
-    many = jax.vmap(sym.act, (0, None))(jax.vmap(sym.sample)(keys), params)
-    close(jax.tree.map(lambda a: a[3], many), sym.act(sym.sample(jax.random.clone(keys)[3]), params))
+
+    @jax.jit
+    def example(params):
+        g, k = sym.sample(jax.random.key(0)), sym.sample(jax.random.key(5))
+        moved, xi = sym.act(g, params), sym.sample_algebra(jax.random.key(1))
+        products = sym.act(sym.compose(g, k), params), sym.act(g, sym.act(k, params))
+        many = jax.vmap(sym.act, (0, None))(jax.vmap(sym.sample)(keys), params)
+        alone = sym.act(sym.sample(jax.random.clone(keys)[3]), params)
+        bias = sym.generator(xi, params)["Dense_0"]["bias"]
+        return g, moved, sym.act(sym.inverse(g), moved), products, xi, bias, sym.exp(xi), many, alone
+
+    g, moved, back, products, xi, bias, exponential, many, alone = example(params)
+    kernel = params["Dense_0"]["kernel"]
+    close(moved["Dense_0"]["kernel"], np.einsum("ij,nj->ni", g["h"], kernel))
+    close(moved["Dense_1"]["kernel"], np.linalg.inv(g["h"]).T @ params["Dense_1"]["kernel"])
+    close(back, params)
+    close(*products)
+    close(bias, xi["h"] @ params["Dense_0"]["bias"])
+    close(exponential["h"], scipy.linalg.expm(np.asarray(xi["h"])))
+    close(jax.tree.map(lambda a: a[3], many), alone)
 
 
 def test_a_permutation_reads_new_from_old():
@@ -103,10 +112,16 @@ def random_tree(tree, seed):
 def test_act_and_act_dual_are_the_dense_action(drawn, seed):
     tree, sym = drawn
     with jax.enable_x64(True):
-        params, g = random_tree(tree, seed), sym.sample(jax.random.key(seed))
-        assert bool(sym.contains(g))
+        params = random_tree(tree, seed)
         sym.check(params)
-        moved, dual = sym.act(g, params), sym.act_dual(g, params)
+
+        @jax.jit
+        def move(key, params):
+            g = sym.sample(key)
+            return g, sym.contains(g), sym.act(g, params), sym.act_dual(g, params)
+
+        g, member, moved, dual = move(jax.random.key(seed), params)
+        assert bool(member)
         for path, leaf in tree.items():
             np.testing.assert_allclose(moved[path], dense_act(leaf, g, params[path]), rtol=1e-9, atol=1e-11)
             expected = dense_act(leaf, g, params[path], dual=True)
@@ -124,21 +139,22 @@ def test_generator_exp_log_and_pullback_agree(drawn, seed):
                 refused()
         return
     with jax.enable_x64(True):
-        params = random_tree(tree, seed)
-        xi = sym.sample_algebra(jax.random.key(seed))
-        v = sym.generator(xi, params)
+        params, w = random_tree(tree, seed), random_tree(tree, seed + 1)
 
-        def at(t):
-            return sym.act(sym.exp(jax.tree.map(lambda a: t * a, xi)), params)
+        @jax.jit
+        def all_of(key, params, w):
+            xi = sym.sample_algebra(key)
 
-        t = 1e-4
-        slope = jax.tree.map(lambda a, b: (a - b) / (2 * t), at(t), at(-t))
+            def at(t):
+                return sym.act(sym.exp(jax.tree.map(lambda a: t * a, xi)), params)
+
+            slope = jax.tree.map(lambda a, b: (a - b) / 2e-4, at(1e-4), at(-1e-4))
+            return xi, sym.generator(xi, params), slope, sym.log(sym.exp(xi)), sym.pullback(params, w)
+
+        xi, v, slope, back, pulled = all_of(jax.random.key(seed), params, w)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), v, slope)
-        close(sym.log(sym.exp(xi)), xi, 1e-7)
-
-        w = random_tree(tree, seed + 1)
+        close(back, xi, 1e-7)
         left = sum(np.vdot(w[path], v[path]) for path in tree)
-        pulled = sym.pullback(params, w)
         right = sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(pulled), jax.tree.leaves(xi), strict=True))
         np.testing.assert_allclose(left, right, rtol=1e-9, atol=1e-9)
 
