@@ -1,0 +1,45 @@
+"""Symmetries found from data: null spaces of generator equations, learned generators, lifts, and an audit."""
+
+from eqtoolbox.discovery._algebra import LieAlgebra, lie_algebra
+from eqtoolbox.discovery._axes import axis_family
+from eqtoolbox.discovery._course import Course, symmetry_course
+from eqtoolbox.discovery._equations import DEFINITIONS
+from eqtoolbox.discovery._families import (
+    Family,
+    action_family,
+    affine_family,
+    direct_sum,
+    feature_family,
+    linear_family,
+    symmetry_family,
+    translation_family,
+)
+from eqtoolbox.discovery._novelty import Novelty, novelty
+from eqtoolbox.discovery._null_space import MAX_GENERATORS, NullSpace, null_space, null_spaces
+from eqtoolbox.discovery._readable import readable_basis
+from eqtoolbox.discovery._triangular import triangular_factor
+
+__all__ = [
+    "DEFINITIONS",
+    "MAX_GENERATORS",
+    "Course",
+    "Family",
+    "LieAlgebra",
+    "Novelty",
+    "NullSpace",
+    "action_family",
+    "affine_family",
+    "axis_family",
+    "direct_sum",
+    "feature_family",
+    "lie_algebra",
+    "linear_family",
+    "novelty",
+    "null_space",
+    "null_spaces",
+    "readable_basis",
+    "symmetry_course",
+    "symmetry_family",
+    "translation_family",
+    "triangular_factor",
+]

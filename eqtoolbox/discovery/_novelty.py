@@ -1,0 +1,108 @@
+"""What of the symmetries found is new: not in the span of known generators, or not along known orbits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from eqtoolbox.discovery._equations import draw_params
+from eqtoolbox.discovery._families import Family, check_family
+from eqtoolbox.discovery._null_space import NullSpace, probe_rows
+from eqtoolbox.linalg import Rank, float64, rank_from_singular_values
+from eqtoolbox.symmetry import Symmetry
+
+Params = Any
+
+#: Relative size below which what is left of a generator after projection is rounding.
+_FLOOR = 1e-9
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """Symmetries found compared with known ones.
+
+    Attributes:
+      new: how many dimensions of the span found are not in the span of the known generators.
+      rank: the ``linalg.Rank`` that decides ``new``.
+      directions: coefficients of these, shape (new, m), orthogonal to all found that is known.
+      share: for each generator of ``NullSpace.basis`` the part of its size outside the known span, in [0, 1].
+      known: the dimension of the known algebra.
+      unseen: how many dimensions of it were not found.
+      off_orbit: how many directions at a point leave the known orbit: 0 where new generators are combinations of
+        known ones with coefficients that depend on θ.
+    """
+
+    new: int
+    rank: Rank = field(repr=False)
+    directions: np.ndarray = field(repr=False)
+    share: np.ndarray = field(repr=False)
+    known: int
+    unseen: int
+    off_orbit: int
+
+
+def novelty(
+    found: NullSpace, known: Symmetry | Family, params: Params, inputs: Any = None, *, key: Array
+) -> Novelty:
+    """Projects the symmetries found on the span of known generators: what is left is new.
+
+    Both are paired with the same random vectors at the same random points, more of them than generators.
+
+    Args:
+      found: from ``null_space``.
+      known: a symmetry, or any family.
+      params: the parameters θ, for their scale.
+      inputs: X, for families that depend on data.
+      key: a typed key.
+
+    Returns:
+      The comparison, for constant coefficients (``new``) and at a point (``off_orbit``).
+
+    Raises:
+      TypeError: ``known`` is neither a symmetry nor a family, or discrete.
+    """
+    other = check_family(known, "novelty")
+    k = found.dimension
+    inputs = np.zeros((1,)) if inputs is None else inputs
+    spread = 1.0
+    with float64(params, inputs) as (p, x):
+        k_field, k_point, k_draw = jax.random.split(key, 3)
+        count = k + other.dimension + 16
+        ours = probe_rows(found.family, p, x, k_field, count, spread, False) @ found.basis.T
+        theirs = probe_rows(other, p, x, k_field, count, spread, False)
+        point = jax.jit(draw_params, static_argnums=3)(k_draw, p, 1.0, False)
+        count = min(count, sum(np.size(leaf) for leaf in jax.tree.leaves(p)) + 16)
+        here = probe_rows(found.family, point, x, k_point, count, 0.0, True) @ found.basis.T
+        orbit = probe_rows(other, point, x, k_point, count, 0.0, True)
+    sizes = np.linalg.norm(ours, axis=0)
+    span, dimension = _column_space(theirs)
+    left = (ours - span @ (span.T @ ours)) / np.where(sizes > 0, sizes, 1)
+    rank, turned = _rank_of(left)
+    directions = np.linalg.qr((turned[: int(rank.rank)] @ found.basis).T)[0].T
+    tangent, _ = _column_space(orbit)
+    scale = np.linalg.norm(here, axis=0)
+    off, _ = _rank_of((here - tangent @ (tangent.T @ here)) / np.where(scale > 0, scale, 1))
+    new = int(rank.rank)
+    share = np.linalg.norm(left, axis=0)
+    return Novelty(new, rank, directions, share, dimension, dimension - (k - new), int(off.rank))
+
+
+def _column_space(matrix: np.ndarray) -> tuple[np.ndarray, int]:
+    norms = np.linalg.norm(matrix, axis=0)
+    u, values, _ = np.linalg.svd(matrix / np.where(norms > 0, norms, 1), full_matrices=False)
+    rank = int(rank_from_singular_values(values, noise=_FLOOR).rank) if values.size else 0
+    return u[:, :rank], rank
+
+
+def _rank_of(left: np.ndarray) -> tuple[Rank, np.ndarray]:
+    """The rank of columns that were of unit size: absolute, as nothing may be left of any."""
+    if not left.shape[1]:
+        return rank_from_singular_values(np.zeros(0)), np.zeros((0, 0))
+    _, values, turned = np.linalg.svd(left, full_matrices=False)
+    if values[0] < _FLOOR:
+        return rank_from_singular_values(np.zeros(1)), turned
+    return rank_from_singular_values(values, noise=_FLOOR), turned
