@@ -2,6 +2,23 @@
 
 from eqtoolbox.orbits._align import Alignment, align, match_weights, weight_distance
 from eqtoolbox.orbits._barrier import Barrier, barrier, barrier_along, interpolate
+from eqtoolbox.orbits._chords import (
+    bounded_chord_barrier,
+    chord_barrier,
+    chord_distance_bound,
+    chord_factor,
+    orbit_distance_bound,
+    scale_for_barrier,
+)
+from eqtoolbox.orbits._components import (
+    linear_component,
+    linear_coordinates,
+    linear_minimum,
+    linear_path,
+    permute_to_component,
+    residual_component,
+    residual_path,
+)
 from eqtoolbox.orbits._curves import (
     curvature,
     curvature_of,
@@ -16,6 +33,7 @@ from eqtoolbox.orbits._curves import (
 from eqtoolbox.orbits._displacement import expected_distance
 from eqtoolbox.orbits._features import feature_action
 from eqtoolbox.orbits._landscapes import Landscape, booth, ellipse, quadratic, rosenbrock
+from eqtoolbox.orbits._merge import Merge, merge
 from eqtoolbox.orbits._objectives import (
     gradient_norm,
     hessian_top_eigenvalue,
@@ -34,6 +52,7 @@ __all__ = [
     "Alignment",
     "Barrier",
     "Landscape",
+    "Merge",
     "Motion",
     "Refused",
     "TeleportInfo",
@@ -42,6 +61,10 @@ __all__ = [
     "barrier",
     "barrier_along",
     "booth",
+    "bounded_chord_barrier",
+    "chord_barrier",
+    "chord_distance_bound",
+    "chord_factor",
     "curvature",
     "curvature_of",
     "curve",
@@ -56,15 +79,25 @@ __all__ = [
     "hessian_top_eigenvalue",
     "hessian_trace",
     "interpolate",
+    "linear_component",
+    "linear_coordinates",
+    "linear_minimum",
+    "linear_path",
     "match_weights",
     "mean_curvature",
+    "merge",
     "orbit_curvature",
     "orbit_derivatives",
+    "orbit_distance_bound",
     "parameter_norm",
+    "permute_to_component",
     "preconditioned_gradient_norm",
     "quadratic",
     "quantisation_error",
+    "residual_component",
+    "residual_path",
     "rosenbrock",
+    "scale_for_barrier",
     "sharpness",
     "teleport",
     "teleport_as_printed",

@@ -306,3 +306,35 @@ def test_a_permuted_network_has_a_barrier_that_alignment_removes():
     aligned, _ = orbits.align(sym, moved, to=params)
     assert float(orbits.barrier(loss, params, moved).value) > 0.05
     assert float(orbits.barrier(loss, params, aligned).value) < 1e-6
+
+
+# Merging.
+
+
+def test_merging_several_networks(x64):
+    """Noisy copies of one network, moved along the orbit, average to it; the spread never grows."""
+    rng = np.random.default_rng(0)
+    truth = jax.tree.map(jnp.asarray, network(rng, (5, 8, 3)))
+    sym = catalog.mlp(truth, ["Dense_0", "Dense_1"], "tanh")
+
+    def copy(seed):
+        noise = np.random.default_rng(seed)
+        return jax.tree.map(lambda x: x + 0.05 * noise.standard_normal(x.shape), truth)
+
+    models = [copy(1), *(planted(sym, copy(seed), seed) for seed in (2, 3, 4))]
+    found = orbits.merge(sym, models)
+    assert found.spread[0] > 5 * found.spread[1]
+    assert all(b <= a * (1 + 1e-9) for a, b in itertools.pairwise(found.spread))
+    single = [float(orbits.weight_distance(m, truth)) for m in found.aligned]
+    assert float(orbits.weight_distance(found.params, truth)) < 0.7 * min(single)
+    for model, aligned, g in zip(models, found.aligned, found.elements, strict=True):
+        assert jax.tree.all(
+            jax.tree.map(lambda x, y: bool(jnp.array_equal(x, y)), sym.act(g, model), aligned)
+        )
+    heavy = orbits.merge(sym, models[:2], weights=(3, 1))
+    mean = jax.tree.map(lambda x, y: (3 * x + y) / 4, *heavy.aligned)
+    assert np.allclose(heavy.params["Dense_0"]["kernel"], mean["Dense_0"]["kernel"])
+    with pytest.raises(ValueError, match="at least two"):
+        orbits.merge(sym, models[:1])
+    with pytest.raises(ValueError, match="2 positive numbers"):
+        orbits.merge(sym, models[:2], weights=(1, -1))
