@@ -100,7 +100,8 @@ def align(
     >>> bool(jnp.allclose(aligned["u"], a["u"], atol=1e-4))
     True
 
-    Works under ``jit`` and ``vmap``: many pairs of networks are aligned by one program.
+    Works under ``jit``, ``vmap`` and ``lax.map``: many pairs of networks are aligned by one program. Under ``vmap`` a
+    step computes those of all spaces, since pairs take different numbers of sweeps; ``lax.map`` does not.
 
     Args:
       sym: the symmetry of both.

@@ -27,7 +27,10 @@ from eqtoolbox.orbits._blocks import Pair, outer, unit_rows
 
 #: Scalings are kept within e to plus or minus this, about 10^4: a unit that is dead would have none.
 LIMIT = 9.0
-NEWTON_STEPS = 10
+#: Newton steps for every pair of units, and for the pairs that are chosen.
+COARSE_STEPS, STEPS = 4, 12
+
+Part = tuple[Array, Array, float, bool]  # the coefficients A and B, the power, whether the sign changes A
 
 
 class Units(NamedTuple):
@@ -157,39 +160,45 @@ def solve_units(
         p = assignment(_total([t.inner for t in terms])) if spec.permutes else jnp.arange(n)
         return p, jnp.zeros((0, n), dtype), jnp.ones((0, n), jnp.int8)
     terms = _merged(terms)
-    u = [jnp.zeros(shape, dtype)] * spec.scales
-    signs = [jnp.ones(shape, dtype)] * spec.signs
-    mixed = any(np.count_nonzero(t.powers) + sum(t.odd) > 1 for t in terms)
-    for _ in range(2 if mixed and len(spec.knobs) > 1 else 1):
-        for scale, sign in spec.knobs:
-            used = [
-                t
-                for t in terms
-                if (scale is not None and t.powers[scale]) or (sign is not None and t.odd[sign])
-            ]
-            if not used:
-                continue
-            parts = [_part(t, u, signs, scale, sign) for t in used]
-            taken = None if spent is None or scale is None else spent[scale]
-            if taken is not None and spec.permutes:
-                taken = taken[None, :]
-            new_u, new_sign = _best(parts, scale is not None, sign is not None, shape, dtype, taken)
-            if scale is not None:
-                u[scale] = new_u
-            if sign is not None:
-                signs[sign] = new_sign
+    taken = None if spent is None else spent[:, None, :] if spec.permutes else spent
+    u, signs = _knobs(spec, terms, shape, dtype, taken, COARSE_STEPS if spec.permutes else STEPS)
+    p = jnp.arange(n)
     if spec.permutes:
         p = assignment(_total([_score(t, u, signs) for t in terms]))
-        take = lambda x: jnp.take_along_axis(x, p[:, None], 1)[:, 0]  # noqa: E731
-        u, signs = [take(x) for x in u], [take(x) for x in signs]
-    else:
-        p = jnp.arange(n)
+        take = lambda x: jnp.take_along_axis(jnp.broadcast_to(x, shape), p[:, None], 1)[:, 0]  # noqa: E731
+        chosen = [t._replace(inner=take(t.inner), square=take(t.square)) for t in terms]
+        taken = None if spent is None else spent[:, p]
+        u, signs = _knobs(spec, chosen, (n,), dtype, taken, STEPS)
     count = 1 if spec.together else n
     return (
         p,
         jnp.stack(u) if u else jnp.zeros((0, count), dtype),
         (jnp.stack(signs) if signs else jnp.ones((0, count), dtype)).astype(jnp.int8),
     )
+
+
+def _knobs(
+    spec: Units, terms: Sequence[Term], shape: tuple[int, ...], dtype: Any, spent: Array | None, steps: int
+) -> tuple[list[Array], list[Array]]:
+    """The best logarithms of scalings, and signs, one after the other, elementwise."""
+    u = [jnp.zeros(shape, dtype)] * spec.scales
+    signs = [jnp.ones(shape, dtype)] * spec.signs
+    mixed = any(np.count_nonzero(t.powers) + sum(t.odd) > 1 for t in terms)
+    for _ in range(2 if mixed and len(spec.knobs) > 1 else 1):
+        for scale, sign in spec.knobs:
+            powered = [scale is not None and t.powers[scale] != 0 for t in terms]
+            flipped = [sign is not None and t.odd[sign] for t in terms]
+            used = [t for t, a, b in zip(terms, powered, flipped, strict=True) if a or b]
+            if not used:
+                continue
+            parts = [_part(t, u, signs, scale, sign) for t in used]
+            taken = None if spent is None or scale is None else spent[scale]
+            new_u, new_sign = _best(parts, any(powered), any(flipped), shape, dtype, taken, steps)
+            if scale is not None:
+                u[scale] = new_u
+            if sign is not None:
+                signs[sign] = new_sign
+    return u, signs
 
 
 def _total(parts: Sequence[Array]) -> Array:
@@ -230,7 +239,7 @@ def _factor(
     return (jnp.exp(sum(rate)) if rate else 1.0), (math.prod(sign[1:], start=sign[0]) if sign else 1.0)
 
 
-def _part(term: Term, u, signs, scale: int | None, sign: int | None) -> tuple[Array, Array, float, bool]:
+def _part(term: Term, u, signs, scale: int | None, sign: int | None) -> Part:
     """The coefficients (A, B, q, odd) of B e^{2qv} - 2 τ A e^{qv} in one scaling v and one sign τ."""
     size, known = _factor(term, u, signs, (scale, sign))
     power = term.powers[scale] if scale is not None else 0.0
@@ -244,31 +253,42 @@ def _score(term: Term, u: Sequence[Array], signs: Sequence[Array]) -> Array:
     return size * sign * term.inner - size**2 * term.square / 2
 
 
-def _best(parts, scaled: bool, signed: bool, shape, dtype, spent: Array | None) -> tuple[Array, Array]:
+def _best(
+    parts: Sequence[Part], scaled: bool, signed: bool, shape, dtype, spent: Array | None, steps: int
+) -> tuple[Array, Array]:
     """The scaling and the sign that minimise the sum of the parts, elementwise."""
-
-    def value(v: Array, tau: float) -> Array:
-        return sum(
-            jnp.exp(2 * q * v) * b - 2 * (tau if odd else 1) * a * jnp.exp(q * v) for a, b, q, odd in parts
-        )  # pyright: ignore[reportReturnType]
-
-    zero = jnp.zeros(shape, dtype)
-    low, high = (jnp.broadcast_to(-LIMIT, shape).astype(dtype), jnp.broadcast_to(LIMIT, shape).astype(dtype))
+    zero, one = jnp.zeros(shape, dtype), jnp.ones(shape, dtype)
+    low, high = -LIMIT * one, LIMIT * one
     if spent is not None:
         low, high = low - spent, high - spent
-    best_v, best_tau, best = zero, jnp.ones(shape, dtype), value(zero, 1.0)
+    best_v, best_tau, best = zero, one, _value(parts, 1.0, one)[0]
     for tau in (1.0, -1.0) if signed else (1.0,):
-        v = _scaling(parts, tau, value, zero, low, high) if scaled else zero
-        found = value(v, tau)
+        v, found = zero, _value(parts, tau, one)[0]
+        if scaled:
+            v, found = _scaling(parts, tau, zero, found, low, high, steps)
         better = found < best
         best_v, best = jnp.where(better, v, best_v), jnp.where(better, found, best)
         best_tau = jnp.where(better, tau, best_tau)
     return best_v, best_tau
 
 
-def _scaling(parts, tau: float, value, zero: Array, low: Array, high: Array) -> Array:
-    """The best scaling for one sign: Newton's method from the best of a few starts."""
-    active = [(a * (tau if odd else 1), b, q) for a, b, q, odd in parts if q]
+def _value(parts: Sequence[Part], tau: float, x: Array) -> tuple[Array, Array, Array]:
+    """Σ B x^{2q} - 2 A x^q, half its derivative by log x, and half the second, at x = e^v."""
+    value, slope, bend = jnp.zeros_like(x), jnp.zeros_like(x), jnp.zeros_like(x)
+    for a, b, q, odd in parts:
+        e = jnp.ones_like(x) if q == 0 else x ** (int(q) if q == int(q) else q)
+        a = tau * a if odd else a
+        value = value + e * (b * e - 2 * a)
+        slope = slope + q * e * (b * e - a)
+        bend = bend + q**2 * e * (2 * b * e - a)
+    return value, slope, bend
+
+
+def _scaling(
+    parts: Sequence[Part], tau: float, v: Array, best: Array, low: Array, high: Array, steps: int
+) -> tuple[Array, Array]:
+    """The best scaling for one sign, and its value: Newton's method from the best of a few starts."""
+    active = [(tau * a if odd else a, b, q) for a, b, q, odd in parts if q]
     # Where each part alone is smallest, and where the growing and the shrinking parts balance.
     starts = [
         jnp.where((a > 0) & (b > 0), jnp.log(jnp.where(a > 0, a, 1) / jnp.where(b > 0, b, 1)) / q, 0.0)
@@ -277,29 +297,30 @@ def _scaling(parts, tau: float, value, zero: Array, low: Array, high: Array) -> 
     if len(active) > 1:
         up = [(b, q) for _, b, q in active if q > 0]
         down = [(b, q) for _, b, q in active if q < 0]
+        mean = _total(starts) / len(starts)
         if up and down:
             (b, q), (c, p) = up[0], down[0]
             ratio = jnp.log(jnp.where(c > 0, c, 1) / jnp.where(b > 0, b, 1))
             starts.append(jnp.where((b > 0) & (c > 0), ratio / (2 * (q - p)), 0.0))
-        starts.append(_total(starts) / len(starts))
-    v, best = zero, value(zero, tau)
+        starts.append(mean)
     for start in starts:
-        start = jnp.clip(jnp.broadcast_to(start, zero.shape), low, high)
-        found = value(start, tau)
+        start = jnp.clip(jnp.broadcast_to(start, v.shape), low, high)
+        found = _value(parts, tau, jnp.exp(start))[0]
         v, best = jnp.where(found < best, start, v), jnp.minimum(found, best)
+    _, slope, bend = _value(parts, tau, jnp.exp(v))
 
-    def newton(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        v, best = state
-        slope, bend = zero, zero
-        for a, b, q in active:
-            e = jnp.exp(q * v)
-            slope = slope + q * e * (b * e - a)
-            bend = bend + q**2 * e * (2 * b * e - a)
+    def newton(_: int, state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        v, best, slope, bend = state
         step = jnp.where(bend > 0, slope / jnp.where(bend > 0, bend, 1), jnp.sign(slope) * 0.1)
         new = jnp.clip(v - jnp.clip(step, -1, 1), low, high)
-        found = value(new, tau)
+        found, new_slope, new_bend = _value(parts, tau, jnp.exp(new))
         # Near the minimum the values no longer tell, but the steps still do.
         closer = (found < best) | ((jnp.abs(step) < 1e-2) & (bend > 0))
-        return jnp.where(closer, new, v), jnp.where(closer, jnp.minimum(found, best), best)
+        return (
+            jnp.where(closer, new, v),
+            jnp.where(closer, jnp.minimum(found, best), best),
+            jnp.where(closer, new_slope, slope / 2),
+            jnp.where(closer, new_bend, bend),
+        )
 
-    return jax.lax.fori_loop(0, NEWTON_STEPS, newton, (v, best))[0]
+    return jax.lax.fori_loop(0, steps, newton, (v, best, slope, bend))[:2]
