@@ -133,7 +133,7 @@ def claims(result: Result) -> Sequence[Finding]:
 def plot(result: Result) -> Figure:
     """Test loss on the segment between two networks, median over pairs, for each level."""
     figure, axes = new_figure(len(result), height=3.2)
-    for ax, (name, net) in zip(np.atleast_1d(axes), result.items(), strict=True):
+    for ax, (name, net) in zip(axes, result.items(), strict=True):
         t = np.linspace(0, 1, net["losses"].shape[-1])
         for level, losses, colour in zip(LEVELS, net["losses"], SERIES, strict=False):
             ax.plot(t, np.median(losses, 0), color=colour, label=level)
@@ -141,8 +141,8 @@ def plot(result: Result) -> Figure:
         ax.set_title({"mlp": "MLP", "cnn": "CNN"}.get(name, name.capitalize()))
         ax.set_xlabel("from one network to the other")
         ax.set_ylim(bottom=0)
-    np.atleast_1d(axes)[0].set_ylabel("test loss")
-    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
+    axes[0].set_ylabel("test loss")
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, labelcolor=INK)
     return figure
 

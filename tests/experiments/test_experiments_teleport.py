@@ -20,6 +20,8 @@ def test_teleports_on_test_functions(tmp_path, record_claim):
     assert unexpected(found) == []
     rosenbrock = found.result["Rosenbrock"]
     assert np.median(rosenbrock["printed"]["loss"][:, -1]) < 1e-6 < rosenbrock["none"]["loss"][-1]
-    record_claim("DB-F4.3b", measured=float(found.result["Booth"]["ours"]["loss"][0, -1]), expected="<= 1.2e-3")
+    record_claim(
+        "DB-F4.3b", measured=float(found.result["Booth"]["ours"]["loss"][0, -1]), expected="<= 1.2e-3"
+    )
     wrong = next(f for f in found.findings if f.claims == ("DB-EC6",))
     record_claim("DB-EC6", measured=wrong.measured, expected="1 as printed")
