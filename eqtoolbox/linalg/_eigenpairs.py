@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int, Key, PyTree
 
 from eqtoolbox.linalg._checks import check_choice, check_integer, check_real
 from eqtoolbox.linalg._krylov import Krylov, draw_start, extend_krylov, matmul, ritz_pairs, start_krylov
-from eqtoolbox.linalg._manual import while_loop
+from eqtoolbox.linalg._manual import vary_with, while_loop
 from eqtoolbox.linalg._operators import MatVec, flat_matvec
 from eqtoolbox.linalg._tree import (
     abstract_working,
@@ -185,7 +185,7 @@ def top_eigenpairs(
         raise ValueError(f"`tol` must be between 0 and 1, got {tol!r}")
 
     product = flat_matvec(matvec, like)
-    start, phases = draw_start(key, p, flat_dtype(like))
+    start, phases = vary_with(draw_start(key, p, flat_dtype(like)), like)
     closed, constants = jax.closure_convert(product, start)
     frozen = [lax.stop_gradient(c) for c in constants]
     order = _ORDERS[which]

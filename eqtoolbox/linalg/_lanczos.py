@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, Key, PyTree
 
 from eqtoolbox.linalg._checks import check_integer, check_like, check_real
 from eqtoolbox.linalg._krylov import draw_start, extend_krylov, matmul, normalize, ritz_pairs, start_krylov
+from eqtoolbox.linalg._manual import vary_with
 from eqtoolbox.linalg._operators import MatVec, flat_matvec
 from eqtoolbox.linalg._tree import abstract_working, flat_dtype, ravel, tree_size, unravel_stack
 
@@ -79,7 +80,7 @@ def lanczos(
     steps = check_integer(steps, "steps", 1, tree_size(like), "the number of entries of `like`")
     if start is not None:
         check_like(start, like, "start", "like")
-    first, phases = draw_start(key, tree_size(like), flat_dtype(like))
+    first, phases = vary_with(draw_start(key, tree_size(like), flat_dtype(like)), like)
     if start is not None:
         first = normalize(ravel(start).astype(first.dtype))
     state = extend_krylov(flat_matvec(matvec, like), start_krylov(first, steps), 0, phases)

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 
 def _axes(x: Any) -> frozenset:
@@ -92,14 +92,18 @@ def cond(pred: Any, true: Callable, false: Callable, *operands: Any) -> Any:
 def linear_transpose(forward: Callable, at: Any, context: Any) -> Callable[[Any], Any]:
     """``jax.linear_transpose(forward, at)`` of a map that depends on ``context``; the result varies as that does.
 
-    JAX would sum it over the devices where ``at`` does not vary.
+    JAX would sum it over the devices where ``at`` does not vary. Of ``at`` only the shapes matter.
     """
     if not _is_manual():
         return jax.linear_transpose(forward, at)
 
     def backward(cotangent: Any) -> Any:
-        start = vary_with(at, context, cotangent)
+        start = vary_with(jax.tree.map(_zeros, at), context, cotangent)
         cotangent = vary_like(cotangent, jax.eval_shape(forward, start))
         return jax.linear_transpose(forward, start)(cotangent)
 
     return backward
+
+
+def _zeros(x: Any) -> Array:
+    return jnp.zeros(jnp.shape(x), jnp.result_type(x))

@@ -14,7 +14,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.experimental import checkify
 
-from eqtoolbox.linalg import check_number
+from eqtoolbox.linalg import check_number, cond
 from eqtoolbox.mirror._constraints import Constraint
 from eqtoolbox.mirror._factors import Factors, flat, is_float, penalty, unflat
 from eqtoolbox.mirror._reparametrize import check_constraint
@@ -183,7 +183,7 @@ class _Wrapper:
             def anew() -> Factors:
                 return _cast(self.constraint.split(kept), factors)
 
-            factors = jax.lax.cond(moved, anew, lambda: factors)
+            factors = cond(moved, anew, lambda: factors)
         return factors, gap
 
     def _value_fn(self, value_fn: Callable[..., Array], alpha: Any, like: Params) -> Callable[..., Array]:

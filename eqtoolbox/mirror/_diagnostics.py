@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eqtoolbox.linalg import check_integer, check_number
+from eqtoolbox.linalg import check_integer, check_number, scan
 from eqtoolbox.mirror._of import Mirrors
 from eqtoolbox.mirror._theorems import find_factor, space_rows
 from eqtoolbox.symmetry import Symmetry
@@ -165,7 +165,7 @@ def correlation_blocks(activations: Array, threshold: float = 0.9) -> Blocks:
     def spread(labels: Array, _: None) -> tuple[Array, None]:
         return jnp.min(jnp.where(linked, labels[None, :], n), axis=1), None
 
-    labels = jax.lax.scan(spread, jnp.arange(n), None, length=n)[0]
+    labels = scan(spread, jnp.arange(n), None, length=n)[0]
     sizes = jnp.sum(labels[:, None] == labels[None, :], axis=1)
     pairs = jnp.sum(jnp.abs(correlation)) - jnp.sum(jnp.diagonal(correlation))
     return Blocks(

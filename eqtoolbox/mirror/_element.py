@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from eqtoolbox.groups import Group, Slot
+from eqtoolbox.linalg import linear_transpose
 from eqtoolbox.mirror._concrete import concretely
 from eqtoolbox.symmetry import Factor, Plan, Symmetry, cut
 
@@ -137,7 +138,7 @@ def _lift(z: Any, leaf: Any, plan: Plan, blocks: Blocks) -> Array:
     """The transpose of ``_order``."""
     like = jax.ShapeDtypeStruct(jnp.shape(leaf), _working_dtype(leaf))
     z = jax.tree.map(lambda x: jnp.asarray(x).astype(like.dtype), z)
-    return jax.linear_transpose(lambda x: _order(x, plan, blocks), like)(z)[0]
+    return linear_transpose(lambda x: _order(x, plan, blocks), like, leaf)(z)[0]
 
 
 def _pieces(block: Array, moved: tuple[Axis, ...]) -> list[Array]:

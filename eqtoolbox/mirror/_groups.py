@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from eqtoolbox.linalg import fori_loop
 from eqtoolbox.mirror._constraints import IMBALANCE, Constraint, Projected, filled, globs, rest
 from eqtoolbox.mirror._factors import Factors, chosen, divided, flat, is_float, larger_factor, unflat, wide
 from eqtoolbox.symmetry import Plan, Symmetry, check_symmetry, cut, is_masked, join_blocks, present
@@ -125,7 +126,7 @@ class GroupSparse(Constraint):
             return gates
 
         several = any(len({n for n in names if n}) > 1 for c in cells.values() for names in c.gates)
-        gates = jax.lax.fori_loop(0, ROUNDS, round_of, gates) if several else round_of(0, gates)
+        gates = fori_loop(0, ROUNDS, round_of, gates) if several else round_of(0, gates)
         inverse = jax.tree.map(lambda g: divided(jnp.ones_like(g), g), gates)
         u = {path: cell.multiply(mine[path], inverse) for path, cell in cells.items()}
         return Factors(gates, unflat(u, params), rest(params, cells))

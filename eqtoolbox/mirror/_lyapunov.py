@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from eqtoolbox.linalg import Estimate, check_integer, leading_size
+from eqtoolbox.linalg import Estimate, check_integer, leading_size, scan, vary_with
 from eqtoolbox.mirror._mirror import Mirror
 from eqtoolbox.mirror._restricted import SHIFT, Restricted, check_rates, restrict
 
@@ -123,10 +123,10 @@ def curvatures(loss: BatchLoss, params: Params, mirror: Mirror, batches: Any, di
     else:
         n = jnp.concatenate([jnp.ravel(x).astype(at.zero.dtype) for x in jax.tree.leaves(direction)])
         n = n / jnp.linalg.norm(n)
+    n = vary_with(n, params, batches)
 
     def curvature(batch: Any) -> Array:
-        slope = jax.grad(lambda z: at.loss(z, batch))
-        return jnp.vdot(n, jax.jvp(slope, (at.zero,), (n,))[1])
+        return jnp.vdot(n, at.hessian(batch)(n))
 
     return jax.lax.map(curvature, batches)
 
@@ -137,18 +137,19 @@ def _growth(
     """The logarithm of the growth of each vector in each step, shape (T, len(rates), exponents)."""
     r, dtype = at.zero.size, at.zero.dtype
     if r == 1:
-        one = jnp.ones_like(at.zero)
+        one = vary_with(jnp.ones_like(at.zero), at.point, batches)
         h = jax.lax.map(lambda batch: at.hessian(batch)(one)[0], batches)
         return jnp.log(jnp.abs(1 - rates[None] * (h[:, None] + SHIFT * decays[None])))[..., None]
     key = jax.random.key(0) if key is None else key
     first = jnp.linalg.qr(jax.random.normal(key, (r, exponents), dtype))[0].T
-    frames = jnp.broadcast_to(first, (rates.size, exponents, r))
+    frames = vary_with(jnp.broadcast_to(first, (rates.size, exponents, r)), at.zero, batches)
+    units = vary_with(jnp.eye(r, dtype=dtype), at.zero, batches)
     dense = r <= rates.size * exponents
 
     def step(frames: Array, batch: Any) -> tuple[Array, Array]:
         product = at.hessian(batch)
         if dense:
-            matrix = jax.vmap(product)(jnp.eye(r, dtype=dtype))
+            matrix = jax.vmap(product)(units)
             images = jnp.matmul(frames, matrix, precision=jax.lax.Precision.HIGHEST)
         else:
             images = jax.vmap(jax.vmap(product))(frames)
@@ -159,4 +160,4 @@ def _growth(
         q, upper = jnp.linalg.qr(jnp.swapaxes(frames, -1, -2))
         return jnp.swapaxes(q, -1, -2), jnp.log(jnp.abs(jnp.diagonal(upper, axis1=-2, axis2=-1)))
 
-    return jax.lax.scan(step, frames, batches)[1]
+    return scan(step, frames, batches)[1]

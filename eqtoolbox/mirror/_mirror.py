@@ -15,6 +15,7 @@ from jax.core import Tracer
 
 from eqtoolbox.linalg import (
     check_like,
+    linear_transpose,
     orthonormalize,
     random_like,
     stack_combine,
@@ -301,7 +302,7 @@ def transposed(order: Callable[[Params], Coordinates], z: Coordinates, params: P
     """The transpose of a linear map of trees like ``params`` in their working dtypes, at z."""
     like = jax.eval_shape(_working, params)
     z = jax.tree.map(lambda x, s: jnp.asarray(x).astype(s.dtype), z, jax.eval_shape(order, like))
-    return jax.linear_transpose(order, like)(z)[0]
+    return linear_transpose(order, like, params)(z)[0]
 
 
 def _working(params: Params) -> Params:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from eqtoolbox.linalg import check_integer
+from eqtoolbox.linalg import check_integer, cond
 from eqtoolbox.mirror._of import Mirrors
 
 Params = Any
@@ -118,7 +118,7 @@ def track_mirrors(
                 jnp.array([decay, decay**2]) * old.mirror_weight + jnp.array([1 - decay, (1 - decay) ** 2]),
             )
 
-        new = jax.lax.cond(count % every == 0, look, lambda old: old._replace(mirror_count=count), old)
+        new = cond(count % every == 0, look, lambda old: old._replace(mirror_count=count), old)
         return updates, TrackMirrorsState(inner_state, new)
 
     return optax.GradientTransformationExtraArgs(init, update)

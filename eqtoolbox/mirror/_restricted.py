@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from eqtoolbox.linalg import check_number, unravel_stack
+from eqtoolbox.linalg import check_number, unravel_stack, vary_with
 from eqtoolbox.mirror._mirror import Mirror
 
 Params = Any
@@ -48,7 +48,7 @@ class Restricted(NamedTuple):
 
     def hessian(self, *batch: Any) -> Callable[[Array], Array]:
         """v -> OᵀHO v for the Hessian of the loss at u, linearised once."""
-        return jax.linearize(jax.grad(lambda z: self.loss(z, *batch)), self.zero)[1]
+        return jax.linearize(jax.grad(lambda z: self.loss(z, *batch)), vary_with(self.zero, batch))[1]
 
 
 def restrict(loss: Callable[..., Array], params: Params, mirror: Mirror) -> Restricted:
@@ -68,7 +68,8 @@ def restrict(loss: Callable[..., Array], params: Params, mirror: Mirror) -> Rest
         moved = mirror.lift(unflatten(z), params)
         return loss(jax.tree.map(jnp.add, point, moved), *batch)
 
-    return Restricted(at, jnp.zeros(size, jnp.result_type(*jax.tree.leaves(like))), unflatten, point)
+    zero = vary_with(jnp.zeros(size, jnp.result_type(*jax.tree.leaves(like))), params)
+    return Restricted(at, zero, unflatten, point)
 
 
 def check_rates(**values: Any) -> None:

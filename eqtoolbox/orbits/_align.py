@@ -14,7 +14,7 @@ from jax import Array
 from jax.core import Tracer
 
 from eqtoolbox.groups import Group, Monomial, Permutation, PositiveScaling, Product, Trivial, Wreath
-from eqtoolbox.linalg import check_integer, check_like, tree_norm
+from eqtoolbox.linalg import check_integer, check_like, tree_norm, while_loop
 from eqtoolbox.orbits._blocks import Layout, Pair, act_on, blocks_of, gain, layout_of, squared_distance
 from eqtoolbox.orbits._match import forward_order, match
 from eqtoolbox.orbits._refine import refine
@@ -273,7 +273,7 @@ class _Work(NamedTuple):
             return (turn < count * self.sweeps) & ((turn <= 0) | (turn % count > 0) | progress)
 
         begin = jnp.asarray(0) if forward is None else jnp.where(forward, -len(firsts), 0)
-        state, turn, progress = jax.lax.while_loop(going, body, (state, begin, jnp.asarray(False)))
+        state, turn, progress = while_loop(going, body, (state, begin, jnp.asarray(False)))
         return state, turn // count, ~progress
 
     def _step(self, f: int, permute: bool, masked: bool) -> Callable[[Any], Any]:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from eqtoolbox.linalg import fori_loop
+
 #: Nodes of the Gauss-Legendre rule on each smooth piece of the circle of shifts.
 NODES = 96
 #: From the upper bound on the root Newton's method falls onto it; quadratic from the start unless the root is tiny.
@@ -78,7 +80,7 @@ def _parabola(x: Array) -> Array:
             slope = 3 * a * t**2 + b
             return t - (a * t**3 + b * t - c) / jnp.where(jnp.abs(slope) > 1e-30, slope, 1)
 
-        t = lax.fori_loop(0, NEWTON_STEPS, newton, lax.stop_gradient(t))
+        t = fori_loop(0, NEWTON_STEPS, newton, lax.stop_gradient(t))
         return jnp.sqrt((t - c) ** 2 + (k * t**2 - s) ** 2)
 
     # The circle meets the parabola where sin θ = k cos² θ.

@@ -22,6 +22,7 @@ from eqtoolbox.groups import (
     Wreath,
     WreathElement,
 )
+from eqtoolbox.linalg import fori_loop
 from eqtoolbox.orbits._blocks import Pair, act_on, gain
 from eqtoolbox.orbits._matrices import general, orthogonal, permutation_matrix
 from eqtoolbox.orbits._refine import refine
@@ -101,7 +102,7 @@ def _match_product(group: Product, pairs: Sequence[Pair], permute: bool, identit
             state = _move(group, pairs, shares, permute, i, *state)
         return state
 
-    return tuple(jax.lax.fori_loop(0, ROUNDS, again, (now, g))[1])
+    return tuple(fori_loop(0, ROUNDS, again, (now, g))[1])
 
 
 def _move(

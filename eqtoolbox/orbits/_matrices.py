@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from eqtoolbox.groups import GeneralLinear, Orthogonal, Stabiliser
+from eqtoolbox.linalg import while_loop
 from eqtoolbox.orbits._assignment import assignment
 from eqtoolbox.orbits._blocks import Pair, outer, unit_rows
 
@@ -164,4 +165,4 @@ def _descend(total: Grams, start: Array) -> Array:
         return (state[4] < STEPS) & ~state[5]
 
     cost, dual = _cost(total, start)
-    return jax.lax.while_loop(going, body, (start, dual, cost, jnp.asarray(1e-3, start.dtype), 0, False))[0]
+    return while_loop(going, body, (start, dual, cost, jnp.asarray(1e-3, start.dtype), 0, False))[0]

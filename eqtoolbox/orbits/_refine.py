@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from eqtoolbox.groups import GeneralLinear, Group, Orthogonal, Product, Stabiliser, Wreath, WreathElement
+from eqtoolbox.linalg import linear_transpose, while_loop
 from eqtoolbox.orbits._blocks import Pair, act_on, squared_distance
 
 STEPS = 20
@@ -40,7 +41,7 @@ def refine(group: Group, g: Any, pairs: Sequence[Pair], steps: int = STEPS) -> A
             return [group.tangent_slots(delta, p.moved, p.slots) for p in moved]
 
         zero = group.algebra_zero(dtype)
-        back = jax.linear_transpose(field, zero)
+        back = linear_transpose(field, zero, moved)
         right = back([p.wanted - p.moved for p in moved])[0]
         size = squared_distance([p._replace(wanted=jnp.zeros_like(p.wanted)) for p in moved])
         scale = mu * size / dimension
@@ -64,7 +65,7 @@ def refine(group: Group, g: Any, pairs: Sequence[Pair], steps: int = STEPS) -> A
 
     g = jax.tree.map(jnp.asarray, g)
     state = (g, distance(g), jnp.asarray(1e-2, dtype), 0)
-    return jax.lax.while_loop(going, body, state)[0]
+    return while_loop(going, body, state)[0]
 
 
 def retract(group: Group, delta: Any) -> Any:

@@ -22,6 +22,7 @@ from eqtoolbox.groups import (
     SignFlip,
     Slot,
 )
+from eqtoolbox.linalg import fori_loop
 from eqtoolbox.orbits._assignment import assignment
 from eqtoolbox.orbits._blocks import Pair, outer, unit_rows
 
@@ -323,4 +324,4 @@ def _scaling(
             jnp.where(closer, new_bend, bend),
         )
 
-    return jax.lax.fori_loop(0, steps, newton, (v, best, slope, bend))[:2]
+    return fori_loop(0, steps, newton, (v, best, slope, bend))[:2]

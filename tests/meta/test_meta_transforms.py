@@ -20,7 +20,18 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from eqtoolbox import Equivariance, Symmetry, curvature, groups, identities, linalg, noether, symmetry
+from eqtoolbox import (
+    Equivariance,
+    Symmetry,
+    curvature,
+    groups,
+    identities,
+    linalg,
+    mirror,
+    noether,
+    orbits,
+    symmetry,
+)
 from eqtoolbox.groups import GeneralLinear, Monomial, Permutation
 
 MEMBERS, WIDTH, EXAMPLES = 4, 2, 2
@@ -344,6 +355,84 @@ def of_curvature(m):
     }
 
 
+SWAP = mirror.of(UNITS, {k: np.zeros(s) for k, s in SHAPES.items()})[0]
+
+
+def of_mirror(m):
+    f, at, keys = loss(m), m.params, folded(m, 5)
+    batches = (m.x[:, None], m.y[:, None])
+    tx = mirror.dcs(optax.sgd(0.1), mirror.sparse(), 1e-3)
+    form = mirror.reparametrize(network, mirror.low_rank("w1"))
+    tracked = mirror.track_mirrors(optax.sgd(0.1), mirror.of(UNITS, at), every=1)
+    updates, state = tracked.update(m.other, tracked.init(at), at)
+    biased, shift = mirror.random_bias(at, 0.1, key=keys[0])
+    return {
+        "curvatures": mirror.curvatures(batch_loss, at, SWAP, batches, direction=SWAP.order(m.other)),
+        "dcs": tx.update(m.other, tx.init(at), at),
+        "correlation_blocks": mirror.correlation_blocks(m.x, 0.5),
+        "dead_parameters": mirror.dead_parameters(m.other, 0.5),
+        "dead_units": mirror.dead_units(LINEAR, at, "h", 0.5),
+        "draw_batches": mirror.draw_batches(keys[2], (m.x, m.y), 2, 3),
+        "effective_rank": mirror.effective_rank(m.x),
+        "gd_weight_decay": mirror.gd_weight_decay(f, at, SWAP, key=keys[3]).weight_decay,
+        "global_weight_decay": tuple(mirror.global_weight_decay(f, m.samples, SWAP)),
+        "hessian_blocks": mirror.hessian_blocks(f, at, SWAP, key=keys[4]),
+        "local_weight_decay": mirror.local_weight_decay(f, at, SWAP),
+        "lyapunov": mirror.lyapunov(batch_loss, at, SWAP, batches),
+        "merging_weight_decay": mirror.merging_weight_decay(UNITS, f, at, "h"),
+        "mirror_metrics": mirror.mirror_metrics(state),
+        "neural_collapse": mirror.neural_collapse(m.x, jnp.arange(EXAMPLES), EXAMPLES),
+        "random_bias": (biased, shift(biased)),
+        "rank_weight_decay": mirror.rank_weight_decay(LINEAR, f, at, "h"),
+        "reparametrize": form.apply(form.init(at), m.x),
+        "rescaling_weight_decay": mirror.rescaling_weight_decay(RELU, f, at, "h"),
+        "satisfied": mirror.satisfied(mirror.of(UNITS, at), at, 0.5),
+        "silent_units": mirror.silent_units(m.x, 0.5),
+        "split_gradient": mirror.split_gradient(m.other, SWAP),
+        "track_mirrors": (updates, state),
+        "unit_norms": mirror.unit_norms(LINEAR, at, "h"),
+    }
+
+
+def of_orbits(m):
+    f, at, keys = loss(m), m.params, folded(m, 6)
+    xi, g = LINEAR.sample_algebra(keys[0]), LINEAR.sample(keys[1])
+    many = jax.vmap(LINEAR.sample_algebra)(jax.random.split(keys[2], 2))
+    gamma = orbits.curve(LINEAR, at, xi)
+    velocity, acceleration = orbits.curve_derivatives(gamma)
+    tx = orbits.teleport(optax.sgd(0.1), LINEAR, every=1, steps=2)
+    return {
+        "align": orbits.align(UNITS, m.other, to=at),
+        "barrier": orbits.barrier(f, at, m.other, points=3),
+        "barrier_along": orbits.barrier_along(f, gamma, points=3),
+        "curvature": orbits.curvature(LINEAR, at, xi),
+        "curvature_of": orbits.curvature_of(velocity, acceleration),
+        "curve": gamma(0.5),
+        "curve_curvature": orbits.curve_curvature(gamma),
+        "curve_derivatives": (velocity, acceleration),
+        "curve_directions": orbits.curve_directions(LINEAR, 2, key=keys[3]),
+        "curve_to": orbits.curve_to(LINEAR, at, g)(0.5),
+        "gradient_norm": orbits.gradient_norm(f, at),
+        "hessian_top_eigenvalue": orbits.hessian_top_eigenvalue(f, at, key=keys[4]),
+        "hessian_trace": orbits.hessian_trace(f, at, key=keys[5]),
+        "interpolate": orbits.interpolate(at, m.other, 0.3),
+        "match_weights": orbits.match_weights(RELU, m.other, to=at).after,
+        "mean_curvature": orbits.mean_curvature(LINEAR, at, many),
+        "orbit_curvature": orbits.orbit_curvature(f, at, sym=LINEAR),
+        "orbit_derivatives": orbits.orbit_derivatives(LINEAR, at, xi),
+        "parameter_norm": orbits.parameter_norm(f, at),
+        "preconditioned_gradient_norm": orbits.preconditioned_gradient_norm(
+            f, at, jax.tree.map(jnp.square, m.other)
+        ),
+        "quantisation_error": orbits.quantisation_error(f, at),
+        "sharpness": orbits.sharpness(f, at),
+        "teleport": tx.update(m.other, tx.init(at), at, value_fn=f),
+        "teleport_as_printed": orbits.teleport_as_printed(LINEAR, f, at, steps=2, learning_rate=0.01)[0],
+        "teleport_params": orbits.teleport_params(LINEAR, f, at, steps=2)[0],
+        "weight_distance": orbits.weight_distance(at, m.other),
+    }
+
+
 ROOMS = {
     groups: of_groups,
     symmetry: of_symmetry,
@@ -351,6 +440,8 @@ ROOMS = {
     identities: of_identities,
     noether: of_noether,
     curvature: of_curvature,
+    mirror: of_mirror,
+    orbits: of_orbits,
 }
 #: Public functions that no array goes through, or that look at numbers on the host.
 HOST = {
@@ -398,6 +489,23 @@ HOST = {
         "charge_moments": "takes Python numbers",
     },
     curvature: {"interval": "makes a schedule", "memory": "makes a schedule"},
+    mirror: {
+        **dict.fromkeys(
+            ("group_sparse", "linear", "low_rank", "merged", "sparse", "tied"), "makes a constraint"
+        ),
+        **dict.fromkeys(("direct_sum", "from_directions", "from_map", "of", "reflection"), "makes a mirror"),
+        "approached": "reads a state on the host",
+        "critical_learning_rate": "finds roots on the host",
+        "optax_weight_decay": "takes a Python number",
+        "phase_diagram": "loops over settings on the host",
+        "prune": "shapes depend on values",
+        "sgd_weight_decay": "finds roots on the host",
+    },
+    orbits: {
+        **dict.fromkeys(("booth", "ellipse", "quadratic", "rosenbrock"), "makes a loss"),
+        "expected_distance": "takes numbers only",
+        "feature_action": "makes an equivariance",
+    },
 }
 
 
@@ -433,7 +541,9 @@ def assert_same(found, expected, kind):
 NAMES = [room.__name__.rsplit(".", 1)[-1] for room in ROOMS]
 
 
-@pytest.mark.parametrize("room", ROOMS, ids=NAMES)
+@pytest.mark.parametrize(
+    "room", [pytest.param(r, marks=[pytest.mark.slow] * (r in (mirror, orbits))) for r in ROOMS], ids=NAMES
+)
 def test_every_transform_under_vmap_and_shard_map(room):
     mesh = jax.make_mesh(
         (MEMBERS,), ("member",), axis_types=(AxisType.Auto,), devices=jax.devices()[:MEMBERS]
