@@ -463,6 +463,7 @@ HOST = {
     },
     linalg: {
         "broadcast_prefix": "structure of trees",
+        "check_choice": "checks Python values",
         "check_integer": "checks Python numbers",
         "check_like": "checks shapes",
         "check_number": "checks Python numbers",
