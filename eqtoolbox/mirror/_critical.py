@@ -69,9 +69,9 @@ def critical_learning_rate(
     """
     direction = None
     if mirror.dimension(params) > 1:
-        direction = gd_weight_decay(_mean(loss, batches), params, mirror, key=key).direction
+        direction = gd_weight_decay(_mean(loss, _again(batches)), params, mirror, key=key).direction
     h = np.asarray(
-        jax.jit(curvatures, static_argnums=0)(loss, params, mirror, batches, direction), np.float64
+        jax.jit(curvatures, static_argnums=0)(loss, params, mirror, _again(batches), direction), np.float64
     )
     h = h + SHIFT * weight_decay
     first, second = h.mean(), np.mean(h**2)
@@ -111,10 +111,11 @@ def sgd_weight_decay(
     Returns:
       An ``Estimate``, negative where SGD collapses without decay; NaN where it does for none of the decays tried.
     """
-    escape = gd_weight_decay(_mean(loss, batches), params, mirror, key=key)
+    escape = gd_weight_decay(_mean(loss, _again(batches)), params, mirror, key=key)
     center = float(escape.weight_decay)
     h = np.asarray(
-        jax.jit(curvatures, static_argnums=0)(loss, params, mirror, batches, escape.direction), np.float64
+        jax.jit(curvatures, static_argnums=0)(loss, params, mirror, _again(batches), escape.direction),
+        np.float64,
     )
     reach = abs(center) + np.sqrt(np.mean(h**2)) * max(1.0, learning_rate * np.sqrt(np.mean(h**2)))
     at = _exponent(loss, params, mirror, batches, key)
@@ -126,13 +127,22 @@ def _mean(loss: BatchLoss, batches: Any) -> Callable[[Params], Array]:
     return lambda params: jnp.mean(jax.lax.map(lambda batch: loss(params, batch), batches))
 
 
+def _again(batches: Any) -> Any:
+    """The same batches for another use, where they are or hold keys."""
+
+    def leaf(x: Any) -> Any:
+        return jax.random.clone(x) if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) else x
+
+    return jax.tree.map(leaf, batches)
+
+
 def _exponent(loss, params, mirror, batches, key):
     @jax.jit
     def run(params, mirror, batches, rates, decays):
         return lyapunov(loss, params, mirror, batches, learning_rate=rates, weight_decay=decays, key=key)
 
     def at(rates: Any, decays: Any) -> tuple[np.ndarray, np.ndarray]:
-        found = run(params, mirror, batches, jnp.asarray(rates), jnp.asarray(decays))
+        found = run(params, mirror, _again(batches), jnp.asarray(rates), jnp.asarray(decays))
         return np.asarray(found.value, np.float64), np.asarray(found.standard_error, np.float64)
 
     return at

@@ -322,3 +322,38 @@ def test_rotation(x64, record_claim):
         mirror.rank_weight_decay(
             eqt.Symmetry({"w": "h _"}, {"h": groups.Permutation(4)}), single, {"w": w}, "h"
         )
+
+
+@pytest.mark.claim("MS-C1")
+def test_adam_leaves_the_mirrors_of_a_rotation(x64, record_claim):
+    """W n = 0 for a general n: kept by SGD and momentum, not by Adam, which divides entry by entry; so rank comes back.
+
+    Along an axis, n = e₀, Adam keeps it: there the reflection flips signs.
+    """
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(30, 4))
+    y = x @ rng.normal(size=(4, 4))
+    loss = lambda p: jnp.mean((x @ p["u"] @ p["v"] - y) ** 2)  # noqa: E731
+    params = {k: jnp.asarray(rng.normal(size=(4, 4))) for k in "uv"}
+    sym = eqt.Symmetry({"u": "_ h", "v": "h* _"}, {"h": groups.GeneralLinear(4)})
+    turned = mirror.reflection(sym, "h", rng.normal(size=4))
+    axis = mirror.of(sym)[0]
+    starts = jax.tree.map(lambda *a: jnp.stack(a), *[m.complement(params) for m in (turned, axis)])
+
+    def after(optimizer):
+        def step(carry, _):
+            p, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(p), state, p)
+            return (optax.apply_updates(p, updates), state), None
+
+        run = lambda p: jax.lax.scan(step, (p, optimizer.init(p)), None, length=200)[0][0]  # noqa: E731
+        ends = jax.jit(jax.vmap(run))(starts)
+        first, second = (jax.tree.map(lambda a, i=i: a[i], ends) for i in range(2))
+        return float(turned.distance(first)), float(axis.distance(second))
+
+    for optimizer in (optax.sgd(0.01), optax.sgd(0.01, momentum=0.9)):
+        assert max(after(optimizer)) < 1e-12
+    away, still = after(optax.adam(0.01))
+    assert still == 0
+    assert away > 0.1
+    record_claim("MS-C1", measured=away, expected="printed: 0 under Adam too")
