@@ -1,6 +1,7 @@
 """Symmetries found from data: null spaces of generator equations, learned generators, lifts, and an audit."""
 
 from eqtoolbox.discovery._algebra import LieAlgebra, lie_algebra
+from eqtoolbox.discovery._audit import Audit, Certificate, audit, default_family
 from eqtoolbox.discovery._axes import axis_family
 from eqtoolbox.discovery._course import Course, symmetry_course
 from eqtoolbox.discovery._equations import DEFINITIONS
@@ -14,6 +15,13 @@ from eqtoolbox.discovery._families import (
     symmetry_family,
     translation_family,
 )
+from eqtoolbox.discovery._lifts import (
+    SubNetwork,
+    lift_deeper,
+    lift_smaller_batch,
+    lift_subnetwork,
+    lift_wider,
+)
 from eqtoolbox.discovery._novelty import Novelty, novelty
 from eqtoolbox.discovery._null_space import MAX_GENERATORS, NullSpace, null_space, null_spaces
 from eqtoolbox.discovery._readable import readable_basis
@@ -22,17 +30,26 @@ from eqtoolbox.discovery._triangular import triangular_factor
 __all__ = [
     "DEFINITIONS",
     "MAX_GENERATORS",
+    "Audit",
+    "Certificate",
     "Course",
     "Family",
     "LieAlgebra",
     "Novelty",
     "NullSpace",
+    "SubNetwork",
     "action_family",
     "affine_family",
+    "audit",
     "axis_family",
+    "default_family",
     "direct_sum",
     "feature_family",
     "lie_algebra",
+    "lift_deeper",
+    "lift_smaller_batch",
+    "lift_subnetwork",
+    "lift_wider",
     "linear_family",
     "novelty",
     "null_space",

@@ -137,7 +137,7 @@ def _paired(
 
     def point(key: Array) -> tuple[Array, Array, Array]:
         k_params, k_vectors = jax.random.split(key)
-        theta = draw_params(k_params, params, 1.0, False)
+        theta = draw_params(k_params, params, 1.0, 0.0)
         vectors = jax.vmap(lambda k: random_like(k, params))(jax.random.split(k_vectors, _VECTORS))
         xi = lambda c, p: family.field(c, p, data)  # noqa: E731
         fields = jax.lax.map(lambda c: stack_vdot(vectors, xi(c, theta)), basis)

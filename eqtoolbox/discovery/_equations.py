@@ -48,14 +48,12 @@ class Setting:
       function: (θ, inputs) -> outputs, samples along the first axis.
       output_loss: (outputs, targets) -> the mean loss; needed by the definitions of the loss.
       definition: a key of the table above.
-      centred: whether parameters are drawn around θ, else around 0 with the scale of each leaf of θ.
     """
 
     family: Family
     function: Callable[[Params, Any], Any]
     output_loss: Callable[[Any, Any], Array] | None
     definition: str
-    centred: bool
 
     def __post_init__(self):
         if self.definition not in DEFINITIONS:
@@ -64,8 +62,8 @@ class Setting:
             raise ValueError(f"the definition {self.definition!r} needs an `output_loss`")
 
 
-def draw_params(key: Array, params: Params, spread: float | Array, centred: bool) -> Params:
-    """θ' = [θ +] spread · r · normal noise, r the root mean square of each leaf (of all leaves where it vanishes)."""
+def draw_params(key: Array, params: Params, spread: float | Array, anchor: float | Array) -> Params:
+    """θ' = anchor · θ + spread · r · normal noise, r the root mean square of each leaf (of all where it is 0)."""
     leaves = [x for x in jax.tree.leaves(params) if _is_real(x)]
     squares, count = sum(jnp.sum(x * x) for x in leaves), sum(x.size for x in leaves)
     overall = jnp.sqrt(squares / count)
@@ -79,7 +77,7 @@ def draw_params(key: Array, params: Params, spread: float | Array, centred: bool
         own = jnp.sqrt(jnp.mean(x * x)) if x.size else jnp.zeros((), x.dtype)
         scale = spread * jnp.where(own > 0, own, overall)
         moved = next(noise) * scale.astype(x.dtype)
-        return x + moved if centred else moved
+        return jnp.asarray(anchor).astype(x.dtype) * x + moved
 
     return jax.tree.map(leaf, params)
 
@@ -142,14 +140,21 @@ def _real_only(cotangent: Params, params: Params) -> Params:
 
 @partial(jax.jit, static_argnames=("setting", "count"))
 def rows(
-    setting: Setting, params: Params, data: tuple[Any, Any], key: Array, block: int, count: int, spread: float
+    setting: Setting,
+    params: Params,
+    data: tuple[Any, Any],
+    key: Array,
+    block: int,
+    count: int,
+    spread: float,
+    anchor: float,
 ) -> tuple[Array, Array]:
     """The equations block * count and following, ``count`` of them: ⟨∇s, A_a⟩, shape (count, m), and ‖∇s‖."""
     size = leading_size(data[0], "inputs")
 
     def row(i: Array) -> tuple[Array, Array]:
         k_params, k_fresh, k_own, k_weights = jax.random.split(jax.random.fold_in(key, i), 4)
-        point = draw_params(k_params, params, spread, setting.centred)
+        point = draw_params(k_params, params, spread, anchor)
         fresh = draw_like(k_fresh, data, EXAMPLES)
         own = draw_like(k_own, data, size) if setting.family.depends_on_data else data
         v = _real_only(_cotangent(setting, k_weights, point, own, fresh), point)
@@ -159,7 +164,7 @@ def rows(
     return jax.vmap(row)(block * count + jnp.arange(count))
 
 
-@partial(jax.jit, static_argnames=("family", "count", "centred"))
+@partial(jax.jit, static_argnames=("family", "count"))
 def probes(
     family: Family,
     params: Params,
@@ -168,7 +173,7 @@ def probes(
     block: int,
     count: int,
     spread: float,
-    centred: bool,
+    anchor: float,
 ) -> Array:
     """Pairings with random unit vectors in place of gradients, shape (count, m): they see all that moves.
 
@@ -178,7 +183,7 @@ def probes(
 
     def row(i: Array) -> Array:
         k_params, k_own, k_v = jax.random.split(jax.random.fold_in(key, i), 3)
-        point = draw_params(k_params, params, spread, centred)
+        point = draw_params(k_params, params, spread, anchor)
         own = draw_like(k_own, inputs, size) if family.depends_on_data else inputs
         real = [x for x in jax.tree.leaves(point) if _is_real(x)]
         drawn = random_like(k_v, real)

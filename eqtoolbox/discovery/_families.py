@@ -6,6 +6,7 @@ import fnmatch
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -163,8 +164,11 @@ def affine_family(params: Params, leaves: Sequence[str] | None = None) -> Family
     return direct_sum(linear_family(params, leaves), translation_family(params, leaves))
 
 
+@lru_cache(maxsize=32)
 def symmetry_family(sym: Symmetry) -> Family:
     """The generators of a symmetry, as a family: c is an algebra vector, flattened.
+
+    One object per symmetry, so that what was compiled for it is used again.
 
     Raises:
       TypeError: ``sym`` is no symmetry, or discrete.

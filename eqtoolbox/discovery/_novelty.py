@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jax import Array
 
-from eqtoolbox.discovery._equations import draw_params
 from eqtoolbox.discovery._families import Family, check_family
 from eqtoolbox.discovery._null_space import NullSpace, probe_rows
 from eqtoolbox.linalg import Rank, float64, rank_from_singular_values
@@ -68,16 +67,15 @@ def novelty(
     other = check_family(known, "novelty")
     k = found.dimension
     inputs = np.zeros((1,)) if inputs is None else inputs
-    spread = 1.0
-    with float64(params, inputs) as (p, x):
-        k_field, k_point, k_draw = jax.random.split(key, 3)
+    point = _generic(params, key)
+    with float64(params, inputs, point) as (p, x, point):
+        k_field, k_point = jax.random.split(key)
         count = k + other.dimension + 16
-        ours = probe_rows(found.family, p, x, k_field, count, spread, False) @ found.basis.T
-        theirs = probe_rows(other, p, x, k_field, count, spread, False)
-        point = jax.jit(draw_params, static_argnums=3)(k_draw, p, 1.0, False)
+        ours = probe_rows(found.family, p, x, k_field, count, 1.0, 0.0) @ found.basis.T
+        theirs = probe_rows(other, p, x, k_field, count, 1.0, 0.0)
         count = min(count, sum(np.size(leaf) for leaf in jax.tree.leaves(p)) + 16)
-        here = probe_rows(found.family, point, x, k_point, count, 0.0, True) @ found.basis.T
-        orbit = probe_rows(other, point, x, k_point, count, 0.0, True)
+        here = probe_rows(found.family, point, x, k_point, count, 0.0, 1.0) @ found.basis.T
+        orbit = probe_rows(other, point, x, k_point, count, 0.0, 1.0)
     sizes = np.linalg.norm(ours, axis=0)
     span, dimension = _column_space(theirs)
     left = (ours - span @ (span.T @ ours)) / np.where(sizes > 0, sizes, 1)
@@ -89,6 +87,20 @@ def novelty(
     new = int(rank.rank)
     share = np.linalg.norm(left, axis=0)
     return Novelty(new, rank, directions, share, dimension, dimension - (k - new), int(off.rank))
+
+
+def _generic(params: Params, key: Array) -> Params:
+    """Random parameters of the scale of each leaf, drawn by NumPy: nothing to compile."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(jax.random.clone(key))))
+
+    def leaf(x: Any) -> Any:
+        x = np.asarray(x)
+        if not np.issubdtype(x.dtype, np.floating) and x.dtype.name != "bfloat16":
+            return x
+        size = np.sqrt(np.mean(x.astype(np.float64) ** 2)) if x.size else 0.0
+        return (size if size > 0 else 1.0) * rng.normal(size=x.shape)
+
+    return jax.tree.map(leaf, params)
 
 
 def _column_space(matrix: np.ndarray) -> tuple[np.ndarray, int]:

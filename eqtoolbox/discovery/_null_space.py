@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jax import Array
 
 from eqtoolbox.discovery._equations import DEFINITIONS, Setting, probes, rows
@@ -46,7 +47,7 @@ class NullSpace:
       spectrum: m singular values in descending order, of equations of unit gradient on generators of unit size: the
         small ones belong to symmetries that are nearly there.
       directions: their right singular vectors, shape (m, m), as coefficients.
-      trivial: dimension of the combinations of generators that move nothing.
+      still: orthonormal coefficients of the combinations of generators that move nothing, shape (t, m).
       equations: how many were used.
       held_out: the largest residual of the symmetries found on equations not used, relative; rounding if they are.
     """
@@ -57,7 +58,7 @@ class NullSpace:
     rank: Rank = field(repr=False)
     spectrum: np.ndarray = field(repr=False)
     directions: np.ndarray = field(repr=False)
-    trivial: int
+    still: np.ndarray = field(repr=False)
     equations: int
     held_out: float
 
@@ -65,6 +66,11 @@ class NullSpace:
     def dimension(self) -> int:
         """The number of independent symmetries found, k."""
         return len(self.vectors)
+
+    @property
+    def trivial(self) -> int:
+        """The dimension of the combinations of generators that move nothing, t; not counted in ``dimension``."""
+        return len(self.still)
 
     @property
     def gap(self) -> float:
@@ -78,8 +84,16 @@ class NullSpace:
 
     @cached_property
     def basis(self) -> np.ndarray:
-        """The same span as ``vectors`` in a readable basis: orthonormal and sparse, shape (k, m)."""
-        return readable_basis(self.vectors)
+        """The same symmetries in a readable basis: orthonormal and sparse coefficients, shape (k, m).
+
+        They span ``vectors`` up to what moves nothing.
+        """
+        if not self.trivial or not self.dimension:
+            return readable_basis(self.vectors)
+        every = readable_basis(np.concatenate([self.vectors, self.still]))
+        # the rows that move the most, each beyond those before it
+        pivots = np.asarray(scipy.linalg.qr((every @ self.vectors.T).T, mode="r", pivoting=True)[-1])
+        return every[np.sort(pivots[: self.dimension])]
 
     def field(self, coefficients: Array, params: Params, data: Any = None) -> Params:
         """The combination Σ_j c_j ξ_j of the generators of ``basis`` at θ, shape of c (k,)."""
@@ -160,7 +174,7 @@ def null_space(
     family = check_family(family, "null_space")
     m = family.dimension
     check_size(m)
-    setting = Setting(family, function, output_loss, definition, spread is not None)
+    setting = Setting(family, function, output_loss, definition)
     if definition.endswith("loss") and targets is None:
         targets = np.zeros((leading_size(inputs, "inputs"),))
     if spread is not None and not spread >= 0:
@@ -169,27 +183,27 @@ def null_space(
     if count < 1:
         raise ValueError(f"`equations` must be positive, got {equations}")
     with _precision(double, params, inputs, targets) as (p, x, y):
-        width, centred = (1.0, False) if spread is None else (float(spread), True)
-        made = _blocks(setting, p, (x, y), key, count + _HELD_OUT, width)
+        width, anchor = (1.0, 0.0) if spread is None else (float(spread), 1.0)
+        made = _blocks(setting, p, (x, y), key, count + _HELD_OUT, width, anchor)
         floor = noise or _floor(coarsest_dtype(p, jax.eval_shape(function, p, x)), m)
         held, blocks = _split_off(_normalised(made), _HELD_OUT)
         factor, used = triangular_factor(blocks, m)
 
         def probe(count: int) -> np.ndarray:
-            return probe_rows(family, p, x, jax.random.fold_in(key, m), count, width, centred)
+            return probe_rows(family, p, x, jax.random.fold_in(key, m), count, width, anchor)
 
         sizes = np.sqrt(np.mean(probe(PROBES) ** 2, 0))
         scale = np.where(sizes > 0, sizes, 1)
         values, directions = _decompose(factor / scale, m)
         rank = rank_from_singular_values(values, shape=(max(count, m), m), noise=floor)
         null = directions[int(rank.rank) :] / scale
-        vectors, trivial = _without_trivial(null, scale, probe)
+        vectors, still = _without_trivial(null, scale, probe)
     test = held @ vectors.T
     reach = np.linalg.norm(vectors * sizes, axis=1)
     # per generator of unit size, in equations of unit gradient
     held_out = float(np.max(np.abs(test) / np.where(reach > 0, reach, 1), initial=0.0))
     return NullSpace(
-        family, definition, vectors, rank, values, directions / scale, trivial, used, held_out / _unit(values)
+        family, definition, vectors, rank, values, directions / scale, still, used, held_out / _unit(values)
     )
 
 
@@ -268,14 +282,14 @@ def _unit(values: np.ndarray) -> float:
 
 
 def _blocks(
-    setting: Setting, params: Params, data: Any, key: Array, count: int, spread: float
+    setting: Setting, params: Params, data: Any, key: Array, count: int, spread: float, anchor: float
 ) -> Iterator[tuple[Array, Array]]:
     """At least ``count`` equations in blocks of one size, so that one program is compiled."""
     entries = sum(np.size(x) for x in jax.tree.leaves(params))
     most = _CHUNK // (4 * entries + setting.family.dimension)
     size = int(np.clip(most, 1, 256))
     for i in range(-(-count // size)):
-        yield rows(setting, params, data, key, i, size, spread)
+        yield rows(setting, params, data, key, i, size, spread, anchor)
 
 
 def _normalised(blocks: Iterator[tuple[Array, Array]]) -> Iterator[np.ndarray]:
@@ -302,11 +316,11 @@ def _split_off(blocks: Iterator[np.ndarray], count: int) -> tuple[np.ndarray, It
 
 
 def probe_rows(
-    family: Family, params: Params, inputs: Any, key: Array, count: int, spread: float, centred: bool
+    family: Family, params: Params, inputs: Any, key: Array, count: int, spread: float, anchor: float
 ) -> np.ndarray:
     """``count`` probes, in blocks of 16, as each needs a copy of the parameters."""
     blocks = range(-(-count // _BLOCK))
-    found = [probes(family, params, inputs, key, i, _BLOCK, spread, centred) for i in blocks]
+    found = [probes(family, params, inputs, key, i, _BLOCK, spread, anchor) for i in blocks]
     return np.concatenate([np.asarray(b, np.float64) for b in found])[:count]
 
 
@@ -320,11 +334,11 @@ def _decompose(factor: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _without_trivial(
     null: np.ndarray, scale: np.ndarray, probe: Callable[[int], np.ndarray]
-) -> tuple[np.ndarray, int]:
-    """Orthonormal coefficients of the null vectors that move something, and the dimension of those that do not."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal coefficients of the null vectors that move something, and of those that do not."""
     k = len(null)
     if not k:
-        return null, 0
+        return null, null
     basis = np.linalg.qr(null.T)[0].T
     seen = probe(k + 16) @ basis.T
     sizes = np.linalg.norm(basis * scale, axis=1).max()
@@ -332,4 +346,4 @@ def _without_trivial(
     values = np.concatenate([values, np.zeros(k - len(values))]) / max(sizes, np.finfo(float).tiny)
     # by rounding, not by a gap: a generator is either moving something or exactly nothing
     moving = int(np.sum(values > 1e-9))
-    return turned[:moving] @ basis, k - moving
+    return turned[:moving] @ basis, turned[moving:] @ basis
