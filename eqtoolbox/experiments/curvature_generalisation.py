@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,6 +18,7 @@ from jax import Array
 
 from eqtoolbox import zoo
 from eqtoolbox.experiments._digits import cross_entropy
+from eqtoolbox.experiments._errors import ExperimentError
 from eqtoolbox.experiments._experiment import Experiment, Result
 from eqtoolbox.experiments._finding import Finding, at_least, at_most
 from eqtoolbox.experiments._store import Store
@@ -36,6 +39,8 @@ class Config:
     """Networks of three layers without biases, LeakyReLU of slope 0.1, from different initial weights.
 
     Attributes:
+      data: "digits", or "mnist", "fashion" or "cifar10" from the folder that EQTOOLBOX_DATA names (Fashion-MNIST from
+        its folder "fashion"), pixels in [0, 1].
       models: how many.
       widths: of the hidden layers.
       rate: of SGD.
@@ -47,6 +52,7 @@ class Config:
       samples: training examples that the data-dependent curve depends on.
     """
 
+    data: str = "digits"
     models: int = 100
     widths: tuple[int, int] = (16, 10)
     rate: float = 0.05
@@ -64,6 +70,19 @@ def run(config: Config, store: Store) -> Result:
     return store.once("models", lambda: _measure(config))
 
 
+def _data(name: str) -> zoo.Dataset:
+    match name:
+        case "digits":
+            return zoo.digits()
+        case "mnist":
+            return zoo.mnist(standardise=False)
+        case "fashion":
+            return zoo.mnist(Path(os.environ.get("EQTOOLBOX_DATA", ".")) / "fashion", standardise=False)
+        case "cifar10":
+            return zoo.cifar10(standardise=False)
+    raise ExperimentError(f"`data` must be 'digits', 'mnist', 'fashion' or 'cifar10', got {name!r}")
+
+
 def _apply(params: Params, x: Array) -> Array:
     for name in ("Dense_0", "Dense_1"):
         x = jax.nn.leaky_relu(x @ params[name]["kernel"], SLOPE)
@@ -71,8 +90,9 @@ def _apply(params: Params, x: Array) -> Array:
 
 
 def _measure(config: Config) -> dict[str, Any]:
-    data = zoo.digits()
-    x, y, test_x, test_y = data.train_x, data.train_y, data.test_x, data.test_y
+    data = _data(config.data)
+    x, test_x = (images.reshape(len(images), -1) for images in (data.train_x, data.test_x))
+    y, test_y = data.train_y, data.test_y
     sizes = (x.shape[1], *config.widths, 10)
     steps = config.epochs * len(x) // config.batch
 
@@ -218,7 +238,8 @@ EXPERIMENT = Experiment(
         "under perturbation (sharpness), as with the training loss that it contains, and hardly with the curvature of "
         "the curves that symmetry draws on the minimum, whose sign a hundred networks do not tell. The "
         "published table is on MNIST, Fashion-MNIST and CIFAR-10, .70 to .90 for sharpness and −.05 to −.23 for "
-        "curvature; of the latter two of three are within noise of zero at a hundred networks."
+        "curvature; of the latter two of three are within noise of zero at a hundred networks. "
+        "With data=mnist, rate=0.01 and epochs=40 it is the published setting (cifar10: widths 128 and 32, rate 0.02)."
     ),
     claim_ids=TABLE,
     quick=Config(),

@@ -145,7 +145,10 @@ def plot(result: Result) -> Figure:
         ax.axhline(2 / np.pi, color=MUTED, lw=0.8, ls=":")
         ax.set_xlabel("curvature")
         ax.set_title(f"{shape.capitalize()}, published range")
-        ax.legend(labelcolor=INK, fontsize=7)
+        low, high = ax.get_ylim()
+        if shape == "parabola":
+            ax.set_ylim(top=high + 0.45 * (high - low))
+        ax.legend(labelcolor=INK, fontsize=7, loc="upper left" if shape == "parabola" else "lower left")
     return figure
 
 

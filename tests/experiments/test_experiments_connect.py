@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from eqtoolbox.experiments import (
+    ExperimentError,
     alignment,
     curvature_generalisation,
     expected_distance,
@@ -57,6 +58,26 @@ def test_the_curvature_of_the_printed_curve(x64):
         return u @ jnp.linalg.inv(power), jnp.where(y > 0, y, 10 * y) @ back
 
     assert np.isclose(found, curve_curvature(gamma), rtol=1e-9)
+
+
+def test_published_data_from_local_files(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "fashion"
+    folder.mkdir()
+    for part, count in (("train", 40), ("t10k", 20)):
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        head = np.array([2051, count, 28, 28], ">i4").tobytes()
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        labels = rng.integers(0, 10, count, dtype=np.uint8)
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(
+            np.array([2049, count], ">i4").tobytes() + labels.tobytes()
+        )
+    monkeypatch.setenv("EQTOOLBOX_DATA", str(tmp_path))
+    data = curvature_generalisation._data("fashion")
+    assert data.train_x.shape == (40, 28, 28, 1)
+    assert 0 <= data.train_x.min() <= data.train_x.max() <= 1
+    with pytest.raises(ExperimentError, match="'digits', 'mnist'"):
+        curvature_generalisation._data("svhn")
 
 
 @pytest.mark.slow
