@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eqtoolbox import (
         curvature,
+        discovery,
         ensemble,
         groups,
         identities,
@@ -47,6 +48,7 @@ __all__ = [
     "catalog",
     "curvature",
     "dcs",
+    "discovery",
     "ensemble",
     "groups",
     "identities",

@@ -27,6 +27,7 @@ PUBLIC = [
         f"eqtoolbox.{room}"
         for room in (
             "curvature",
+            "discovery",
             "ensemble",
             "groups",
             "identities",
