@@ -64,7 +64,7 @@ def test_o_is_the_eigenspace_of_the_action(data):
         assert m.dimension(params) == o.shape[1]
 
 
-@hypothesis.settings(max_examples=5)
+@hypothesis.settings(max_examples=2)
 @hypothesis.given(st.data())
 def test_every_group_of_groups(data):
     """Nested products and wreath products: each mirror is an involution, the action of its element, and a member."""
