@@ -15,7 +15,7 @@ from jax import Array
 from eqtoolbox.experiments._experiment import Experiment, Result
 from eqtoolbox.experiments._finding import Finding, at_least, at_most
 from eqtoolbox.experiments._store import Store
-from eqtoolbox.mirror import random_bias
+from eqtoolbox.mirror import dead_parameters, random_bias
 from eqtoolbox.pages import INK, SERIES, new_figure
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Config:
       rate: the learning rate of Adam without momentum.
       decay: weight decay of the second set of runs, in the gradient; the first has none.
       variance: of the noise on the gradients, and of the bias.
-      dead: a parameter is dead whose gradients on the examples of a task have a root mean square below this.
+      dead: a parameter is dead whose gradient is at most this on every example of the task.
       seeds: how many.
     """
 
@@ -87,29 +87,31 @@ def _life(config: Config, name: str, decay: float, key: Array) -> tuple[Array, A
     )
     tx = optax.chain(optax.add_noise(config.variance, 0.0, noise), adam) if name == NOISE else adam
 
-    def one_task(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], tuple[Array, Array]]:
-        inputs, errors, order = jax.random.split(key, 3)
-        x = jax.random.normal(inputs, (config.examples, config.size))
-        y = x.mean(1) + jax.random.normal(errors, (config.examples,))
+    inputs, errors, order = jax.random.split(data, 3)
+    xs = jax.random.normal(inputs, (config.tasks, config.examples, config.size))
+    ys = xs.mean(-1) + jax.random.normal(errors, (config.tasks, config.examples))
+    batches = jax.random.randint(order, (config.tasks, config.steps, config.batch), 0, config.examples)
+
+    def one_task(carry: tuple[Params, Any], task: Any) -> tuple[tuple[Params, Any], tuple[Array, Array]]:
+        x, y, rows = task
 
         def loss(params: Params, rows: Array) -> Array:
             leaves = biased(params)
             theta = leaves["w"] * leaves["u"] if "u" in leaves else leaves["w"]
             return jnp.mean((x[rows] @ theta - y[rows]) ** 2)
 
-        def step(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], None]:
+        def step(carry: tuple[Params, Any], rows: Array) -> tuple[tuple[Params, Any], None]:
             params, state = carry
-            rows = jax.random.randint(key, (config.batch,), 0, config.examples)
             updates, state = tx.update(jax.grad(loss)(params, rows), state, params)
             return (optax.apply_updates(params, updates), state), None
 
-        carry, _ = jax.lax.scan(step, carry, jax.random.split(order, config.steps))
+        carry, _ = jax.lax.scan(step, carry, rows)
         every = jnp.arange(config.examples)
         slopes = jax.vmap(lambda i: jax.grad(loss)(carry[0], i[None]))(every)
-        sizes = [jnp.sqrt(jnp.mean(jnp.square(s), 0)) for s in jax.tree.leaves(slopes)]
-        return carry, (jnp.mean(jnp.stack(sizes) < config.dead), loss(carry[0], every))
+        dead = dead_parameters(slopes, config.dead) / (len(slopes) * config.size)
+        return carry, (dead, loss(carry[0], every))
 
-    return jax.lax.scan(one_task, (params, tx.init(params)), jax.random.split(data, config.tasks))[1]
+    return jax.lax.scan(one_task, (params, tx.init(params)), (xs, ys, batches))[1]
 
 
 def claims(result: Result) -> Sequence[Finding]:

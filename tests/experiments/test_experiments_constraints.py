@@ -1,0 +1,150 @@
+"""The experiments on constraints and plasticity, as small as they go; slow ones at their quick size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from eqtoolbox.experiments import (
+    ExperimentError,
+    _residual,
+    neuron_blocks,
+    open_store,
+    plasticity_loss,
+    run_experiment,
+    sparse_digits,
+    sparse_resnet,
+)
+
+
+def outcome(module, tmp_path, **changes):
+    return run_experiment(module.EXPERIMENT, module.Config(**changes), out=tmp_path)
+
+
+def unexpected(found):
+    return [f"{f.statement}: {f.measured}" for f in found.findings if not f.as_anticipated]
+
+
+@pytest.mark.claim("MS-F4")
+def test_plasticity_in_small(tmp_path, record_claim):
+    """Products die and noise revives them; a bias is seen by decay only."""
+    settings = {
+        "size": 20,
+        "examples": 40,
+        "tasks": 3,
+        "steps": 3000,
+        "rate": 0.03,
+        "decay": 0.03,
+        "seeds": 1,
+    }
+    found = outcome(plasticity_loss, tmp_path, **settings)
+    end = {k: {n: r["dead"][0, -1] for n, r in found.result[k].items()} for k in ("none", "decay")}
+    for kind in end:
+        assert end[kind][plasticity_loss.VANILLA] == end[kind][plasticity_loss.NOISE] == 0
+        assert end[kind][plasticity_loss.PRODUCT] > 0.1
+    assert end["none"][plasticity_loss.BIAS] > 0.1
+    assert end["decay"][plasticity_loss.BIAS] == 0
+    record_claim(
+        "MS-F4",
+        measured=float(end["none"][plasticity_loss.BIAS]),
+        expected="0 behind a random bias, as printed",
+    )
+
+
+def test_sparse_digits_in_small(tmp_path):
+    """Both ways remove as many weights, and what was removed stays so; arrays shrink and outputs stay."""
+    settings = {"splits": 2, "hidden": 12, "steps": 80, "strength": 5e-3, "unit_strength": 0.05}
+    found = outcome(sparse_digits, tmp_path, **settings).result
+    own, other, units = (
+        found[n] for n in (sparse_digits.DCS, sparse_digits.MAGNITUDE, sparse_digits.NEURONS)
+    )
+    assert 0 < own["removed"].min() < 1
+    np.testing.assert_allclose(own["removed"], other["removed"], atol=0.01)
+    assert units["moved"].max() < 1e-4
+    np.testing.assert_array_equal(units["parameters"], units["units"] * 75 + 10)
+    assert found[sparse_digits.DENSE]["accuracy"].min() > 50
+
+
+def test_paired_differences():
+    mean, error = sparse_digits.paired(np.array([3.0, 5.0, 4.0]), np.array([1.0, 1.0, 1.0]))
+    np.testing.assert_allclose((mean, error), (3.0, 1 / np.sqrt(3)))
+
+
+def test_resnet18_has_its_parameters():
+    """11 173 962, as every ResNet18 for CIFAR-10 has."""
+    shapes = jax.eval_shape(_residual.ResidualNet().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 11_173_962
+
+
+def test_crops():
+    """Each image is one of the 162 that cropping and flipping makes of it."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5, 5, 2)))
+    made = np.asarray(_residual.cropped(jax.random.key(0), x))
+    padded = np.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    corners = [(i, j) for i in range(9) for j in range(9)]
+    for image, whole in zip(made, padded, strict=True):
+        parts = [whole[i : i + 5, j : j + 5] for i, j in corners]
+        assert any((image == p).all() or (image == p[:, ::-1]).all() for p in parts)
+    assert len({image.tobytes() for image in made}) == 6
+
+
+def cifar_files(folder, records=8):
+    """Files in the format of CIFAR-10, of noise."""
+    rng = np.random.default_rng(0)
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        rows = rng.integers(0, 256, (records, 3073), dtype=np.uint8)
+        rows[:, 0] %= 10
+        (folder / name).write_bytes(rows.tobytes())
+
+
+@pytest.mark.claim("MS-F7")
+def test_a_sparse_net_on_cifar_files(tmp_path):
+    """The path of the full size: files read and checked, crops, both nets, a figure."""
+    cifar_files(tmp_path)
+    small = {"width": 2, "stages": (1,), "epochs": 2, "every": 1, "batch": 20, "factor_decay": 0.5}
+    found = outcome(sparse_resnet, tmp_path, data="cifar10", root=str(tmp_path), **small)
+    own = found.result[sparse_resnet.PRODUCT]
+    assert own["accuracy"].shape == (2,)
+    assert own["zeros"] == 0
+    assert (found.folder / "figure.png").exists()
+    with pytest.raises(ExperimentError, match=r"data_batch_1\.bin"):
+        outcome(sparse_resnet, tmp_path, data="cifar10", root=str(tmp_path / "results"), **small)
+    with pytest.raises(ExperimentError, match="'digits' or 'cifar10', got 'mnist'"):
+        outcome(sparse_resnet, tmp_path, data="mnist", **small)
+
+
+def test_a_stopped_run_goes_on(tmp_path):
+    """To the same bits, and with the accuracies that were measured before."""
+    data = _residual.images("digits", "")
+    module, tx = _residual.ResidualNet(2, (1,)), optax.sgd(0.1, momentum=0.9)
+    ends = []
+    for name, epochs in (("stopped", (1, 2)), ("whole", (2,))):
+        store = open_store(tmp_path, name, 1, "custom", sparse_resnet.Config())
+        for n in epochs:
+            net = _residual.Recipe(module, data, n, 1, 400).train(store, "net", tx)
+        ends.append(net)
+    jax.tree.map(np.testing.assert_array_equal, ends[0].params, ends[1].params)
+    np.testing.assert_array_equal(ends[0].accuracy, ends[1].accuracy)
+    assert len(ends[0].accuracy) == 2
+
+
+@pytest.mark.claim("MS-F3c")
+def test_blocks_of_neurons_are_counted():
+    """Copies are found before and after ReLU, and constant neurons are left out."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(200, 3))
+    values = np.concatenate([base, 2 * base[:, :1] + 1e-3, np.full((200, 2), 0.3)], 1)
+    for what in (values, np.maximum(values, 0)):
+        found = neuron_blocks.look(what, 0.95)
+        assert found["largest"] == 2
+        np.testing.assert_allclose((found["dead"], found["equal"]), (2 / 6, 2 / 4))
+        np.testing.assert_allclose(found["matrix"][0, 3], 1, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.claim("MS-F3c", "MS-F4", "MS-F7", "MS-2.6")
+@pytest.mark.parametrize("module", [neuron_blocks, plasticity_loss, sparse_digits, sparse_resnet])
+def test_quick_size(module, tmp_path):
+    found = outcome(module, tmp_path)
+    assert unexpected(found) == []
