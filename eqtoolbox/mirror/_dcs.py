@@ -58,7 +58,7 @@ def dcs(
 
     >>> import jax.numpy as jnp, optax, eqtoolbox as eqt
     >>> params = {"w": jnp.array([0.3, -0.2])}
-    >>> tx = eqt.mirror.dcs(optax.sgd(0.1, momentum=0.9), eqt.mirror.sparse(), strength=5e-4)
+    >>> tx = eqt.dcs(optax.sgd(0.1, momentum=0.9), eqt.mirror.sparse(), strength=5e-4)
     >>> state = tx.init(params)
     >>> updates, state = tx.update({"w": jnp.array([1.0, 0.0])}, state, params)
     >>> params = optax.apply_updates(params, updates)

@@ -98,7 +98,6 @@ def cifar_files(folder, records=8):
         (folder / name).write_bytes(rows.tobytes())
 
 
-@pytest.mark.claim("MS-F7")
 def test_a_sparse_net_on_cifar_files(tmp_path):
     """The path of the full size: files read and checked, crops, both nets, a figure."""
     cifar_files(tmp_path)
@@ -129,7 +128,6 @@ def test_a_stopped_run_goes_on(tmp_path):
     assert len(ends[0].accuracy) == 2
 
 
-@pytest.mark.claim("MS-F3c")
 def test_blocks_of_neurons_are_counted():
     """Copies are found before and after ReLU, and constant neurons are left out."""
     rng = np.random.default_rng(0)
