@@ -39,8 +39,7 @@ class Config:
       steps: of every run.
       first: the share of the steps before weights are removed; the rest trains what is left.
       batch: examples of a step.
-      rate: learning rate of dense training and of what is left, falling by a cosine in the last part; where weights
-        are removed, in the first as well.
+      rate: learning rate of dense training and of what is left, falling by a cosine in the last part.
       decay: weight decay of dense training and of what is left.
       factor_rate: learning rate of DCS for single weights.
       unit_rate: learning rate of DCS for neurons.
@@ -49,7 +48,7 @@ class Config:
       tol: weights and norms of neurons of at most this are removed.
     """
 
-    hidden: int = 512
+    hidden: int = 256
     splits: int = 10
     first_split: int = 0
     steps: int = 6000
@@ -59,7 +58,7 @@ class Config:
     decay: float = 1e-3
     factor_rate: float = 0.5
     unit_rate: float = 0.1
-    strength: float = 1.6e-4
+    strength: float = 1e-4
     unit_strength: float = 1e-3
     tol: float = 1e-3
 
@@ -140,9 +139,7 @@ class _Study:
         return {"accuracy": self.accuracy(self.fit(tx, self.start, 0, self.config.steps))}
 
     def constrained(self, constraint: Any, rate: float, strength: float) -> Params:
-        falling = optax.cosine_decay_schedule(rate, self.cut, alpha=0.1)
-        clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(falling, momentum=0.9))
-        tx = dcs(clipped, constraint, strength)
+        tx = dcs(optax.sgd(rate, momentum=0.9), constraint, strength)
         return self.fit(tx, self.start, 0, self.cut)
 
     def finish(self, params: Params, mask: Params) -> Params:
@@ -166,8 +163,7 @@ class _Study:
 
     def magnitude(self, removed: np.ndarray) -> dict[str, Any]:
         """Dense training, the smallest weights removed at once, as many as DCS does, and what is left trained on."""
-        falling = optax.cosine_decay_schedule(self.config.rate, self.cut, alpha=0.1)
-        before = self.fit(self.sgd(falling), self.start, 0, self.cut)
+        before = self.fit(self.sgd(self.config.rate), self.start, 0, self.cut)
         sizes = np.sort(np.abs(_flat(before)), 1)
         count = np.round(removed * sizes.shape[1]).astype(int)
         edge = jnp.asarray(sizes[np.arange(len(count)), count - 1])
