@@ -265,7 +265,13 @@ def plot(result: Result) -> Figure:
         for key, colour, label in (("none", MUTED, "descent"), ("ours", SERIES[0], "with teleports")):
             x = found[key]["x"] if key == "none" else found[key]["x"][0]
             path.plot(
-                x[:, 0], x[:, 1], ".-", color=colour, lw=1.2, ms=3 if setting.steps < 100 else 0, label=label
+                x[:, 0],
+                x[:, 1],
+                ".-",
+                color=colour,
+                lw=1.2,
+                ms=3 if setting.steps < 100 else 0,
+                label=None if row else label,
             )
         path.plot(*land.minimum, "*", color=SERIES[2], ms=9)
         path.set_title(f"{name}: trajectories")
