@@ -125,10 +125,16 @@ def test_cond_vmap_eval_shape_and_no_second_compilation():
         return jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
 
     assert spec(shapes) == spec(state)
-    update = jax.jit(lambda s, on: jax.lax.cond(on, lambda s: tx.update(grads, s, params)[1], lambda s: s, s))
+    traced = []
+
+    @jax.jit
+    def update(s, on):
+        traced.append(spec(s))
+        return jax.lax.cond(on, lambda s: tx.update(grads, s, params)[1], lambda s: s, s)
+
     state = update(update(state, True), False)
     assert spec(state) == spec(shapes)
-    assert update._cache_size() == 1
+    assert len(traced) == 1
     many = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), (params, grads))
     states = jax.jit(jax.vmap(tx.init))(many[0])
     _, states = jax.jit(jax.vmap(tx.update))(many[1], states, many[0])

@@ -151,6 +151,7 @@ def test_the_sections_are_registered_in_order():
         "commutant",
         "charges",
         "orbit",
+        "discovery",
     ]
     assert [s.order for s in all_sections()] == sorted(s.order for s in all_sections())
 
