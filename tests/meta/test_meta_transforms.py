@@ -539,11 +539,13 @@ def assert_same(found, expected, kind):
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4, err_msg=f"{name} under {kind}")
 
 
+#: The foundation and the commutant; the groups are reached through the symmetries.
+QUICK = (symmetry, linalg, curvature)
 NAMES = [room.__name__.rsplit(".", 1)[-1] for room in ROOMS]
 
 
 @pytest.mark.parametrize(
-    "room", [pytest.param(r, marks=[pytest.mark.slow] * (r in (mirror, orbits))) for r in ROOMS], ids=NAMES
+    "room", [pytest.param(r, marks=[pytest.mark.slow] * (r not in QUICK)) for r in ROOMS], ids=NAMES
 )
 def test_every_transform_under_vmap_and_shard_map(room):
     mesh = jax.make_mesh(

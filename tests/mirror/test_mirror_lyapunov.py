@@ -117,7 +117,9 @@ def test_exponents_are_those_of_the_dense_matrices(make, x64, record_claim):
 
 
 @pytest.mark.claim("MS-2.4b", "MS-2.4c")
-@pytest.mark.parametrize("make", [rank_one, rank_two, pytest.param(rank_four, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "make", [rank_one, *(pytest.param(make, marks=pytest.mark.slow) for make in (rank_two, rank_four))]
+)
 def test_predicted_boundaries_are_those_of_training(make, x64, record_claim):
     """A grid of learning rates and decays around both boundaries, against SGD on the model with other batches.
 
