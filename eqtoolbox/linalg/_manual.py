@@ -63,8 +63,11 @@ def _settle(state: Any, step: Callable[[Any], Any]) -> Any:
 
 def scan(f: Callable, init: Any, xs: Any = None, **options: Any) -> tuple[Any, Any]:
     """``jax.lax.scan``."""
-    row = jax.tree.map(lambda x: x[0], xs)
-    return lax.scan(f, _settle(init, lambda state: f(state, row)[0]), xs, **options)
+
+    def step(state: Any) -> Any:
+        return f(state, jax.tree.map(lambda x: x[0], xs))[0]
+
+    return lax.scan(f, _settle(init, step), xs, **options)
 
 
 def while_loop(proceed: Callable, step: Callable, state: Any) -> Any:
