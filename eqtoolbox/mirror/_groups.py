@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from jax import Array
 from eqtoolbox.linalg import fori_loop
 from eqtoolbox.mirror._constraints import IMBALANCE, Constraint, Projected, filled, globs, rest
 from eqtoolbox.mirror._factors import Factors, chosen, divided, flat, is_float, larger_factor, unflat, wide
-from eqtoolbox.symmetry import Plan, Symmetry, check_symmetry, cut, is_masked, join_blocks, present
+from eqtoolbox.symmetry import Atom, Plan, Symmetry, check_symmetry, cut, is_masked, join_blocks, present
 
 Params = Any
 
@@ -103,10 +104,12 @@ class GroupSparse(Constraint):
     def split(self, params: Params) -> Factors:
         """Gates g and vectors with g² − ‖θ_g/g‖² = ``imbalance``.
 
-        Where leaves have gates of several spaces, each depends on the others: found by turns, exactly so in the limit.
+        Where leaves have several gates, each depends on the others: found by turns, exactly so in the limit.
         The product is θ after any number of them.
         """
         cells, leaves = self.cells(params), flat(params)
+        if not cells:
+            raise ValueError(f"group_sparse: no leaf of real numbers has units of {', '.join(self.spaces)}")
         mine = {path: wide(leaves[path]) for path in cells}
         kind = jnp.result_type(*mine.values())
         sizes = self.sizes(params, cells)
@@ -125,7 +128,7 @@ class GroupSparse(Constraint):
                 gates = turn(gates, name)
             return gates
 
-        several = any(len({n for n in names if n}) > 1 for c in cells.values() for names in c.gates)
+        several = any(sum(n is not None for n in names) > 1 for c in cells.values() for names in c.gates)
         gates = fori_loop(0, ROUNDS, round_of, gates) if several else round_of(0, gates)
         inverse = jax.tree.map(lambda g: divided(jnp.ones_like(g), g), gates)
         u = {path: cell.multiply(mine[path], inverse) for path, cell in cells.items()}
@@ -161,8 +164,9 @@ def group_sparse(
       units: a symmetry, whose labels say which weights a unit has, in and out; ``prune`` then makes smaller arrays.
         Or an axis, whose slices are the groups of each leaf by itself: −1 for filters and the columns of kernels.
       space: with a symmetry, one or several of its spaces: neurons, channels, heads. By default the first of every
-        group: neurons and, where a group acts on heads and what is in them, heads; but none that is only permuted on
-        some leaf ("h^0"), such as a stream whose units are normalised together.
+        group that it moves: neurons and, where a group acts on heads and what is in them, heads; but none that is only
+        permuted on some leaf ("h^0"), such as a stream whose units are normalised together. In layers stacked by a scan
+        a unit is that of all of them, since their arrays become smaller together.
       where: with an axis, globs of leaf paths; by default every leaf with two axes or more.
       imbalance: w_g² − ‖u_g‖² at the start. With 0 a unit that is 0 stays 0.
 
@@ -306,14 +310,17 @@ def unit_cells(sym: Symmetry, spaces: Sequence[str], params: Params, *, gated: b
       ValueError: a label does not fit, or a space is on homogeneous coordinates, which are no units.
     """
     leaves, sizes = {path: x for path, x in flat(params).items() if not is_masked(x)}, _units(sym)
-    plans, labels = sym.plans(leaves), sym.labels_of(leaves)
+    plans, atoms, labels = sym.plans(leaves), sym.atoms(leaves), sym.labels_of(leaves)
     found = {}
     for path, plan in plans.items():
-        names = {a.space for a in labels[path].atoms if not (gated and a.exponent.uniform == 0)}
-        mine = [s for s in spaces if s in names]
-        if not mine or (gated and not is_float(leaves[path])):
+        if gated and not is_float(leaves[path]):
             continue
-        gates = tuple(tuple(s if s in mine else None for s in block.names) for block in plan.blocks)
+        gates = tuple(
+            tuple(a.space if a.space in spaces and not (gated and _permuted_only(a)) else None for a in block)
+            for block in _blocks(atoms[path], labels[path].whole)
+        )
+        if not any(name is not None for names in gates for name in names):
+            continue
         for block, kinds in zip(plan.blocks, gates, strict=True):
             for n, s in zip(block.shape, kinds, strict=True):
                 if s is not None and n != sizes[s]:
@@ -336,11 +343,12 @@ def _units(sym: Symmetry) -> dict[str, int]:
 def _spaces(sym: Symmetry, space: str | Sequence[str] | None) -> tuple[str, ...]:
     known = _units(sym)
     if space is None:
-        fixed = {a.space for _, label in sym.labels for a in label.atoms if a.exponent.uniform == 0}
-        found = tuple(f.spaces[0] for f in sym.factors if f.spaces[0] not in fixed)
+        fixed = {a.space for _, label in sym.labels for a in label.atoms if _permuted_only(a)}
+        moved = [[n for i, n in enumerate(f.spaces) if not f.group.is_still(i)] for f in sym.factors]
+        found = tuple(names[0] for names in moved if names and names[0] not in fixed)
         if not found:
             raise ValueError(
-                f"every space is only permuted somewhere ('h^0'): name one of {', '.join(known)}"
+                f"every space is only permuted somewhere ('h^0') or fixed: name one of {', '.join(known)}"
             )
         return found
     names = (space,) if isinstance(space, str) else tuple(space)
@@ -350,7 +358,16 @@ def _spaces(sym: Symmetry, space: str | Sequence[str] | None) -> tuple[str, ...]
     return names
 
 
-def _negative(atom: Any) -> bool:
+def _blocks(axes: Sequence[Sequence[Sequence[Atom]]], whole: Sequence[Atom]) -> list[list[Atom]]:
+    """The atoms of each block of a leaf, those of the last axis fastest."""
+    return [[a for part in parts for a in part] + list(whole) for parts in itertools.product(*axes)]
+
+
+def _permuted_only(atom: Atom) -> bool:
+    return atom.exponent.uniform == 0
+
+
+def _negative(atom: Atom) -> bool:
     return any(term.power < 0 for term in atom.exponent.terms)
 
 

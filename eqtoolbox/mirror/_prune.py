@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from eqtoolbox.linalg import check_number
 from eqtoolbox.mirror._constraints import Constraint, LowRank, Projected, Sparse
-from eqtoolbox.mirror._factors import chosen, flat, unflat, wide
+from eqtoolbox.mirror._factors import chosen, flat, is_float, unflat, wide
 from eqtoolbox.mirror._groups import Cells, GroupSparse, Merged, matches, unit_cells
 from eqtoolbox.mirror._reparametrize import check_constraint
 from eqtoolbox.symmetry import Symmetry, is_masked, present
@@ -101,7 +101,7 @@ def prune(params: Params, constraint: Constraint, tol: float = 1e-6) -> tuple[Pa
 
     Raises:
       TypeError: the parameters are traced, or ``constraint`` is none.
-      ValueError: ``tol`` is negative; ``merged`` does not know what reads the units.
+      ValueError: ``tol`` is negative, or a parameter NaN; ``merged`` does not know what reads the units.
     """
     check_constraint(constraint, "prune")
     check_number(tol, "prune: `tol`")
@@ -109,6 +109,9 @@ def prune(params: Params, constraint: Constraint, tol: float = 1e-6) -> tuple[Pa
         raise ValueError(f"prune: `tol` must not be negative, got {tol!r}")
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(params)):
         raise TypeError("prune: shapes depend on values: call it outside of jit")
+    for path, x in flat(params).items():
+        if is_float(x) and bool(jnp.isnan(x).any()):
+            raise ValueError(f"prune: leaf {path!r} holds NaN")
     if isinstance(constraint, Sparse):
         return _sparse(params, constraint, tol)
     if isinstance(constraint, LowRank):

@@ -105,6 +105,41 @@ def test_leaves_between_two_spaces(x64):
     del inputs, f
 
 
+def test_a_space_on_both_axes_of_a_leaf(x64):
+    """A recurrent kernel has the same gates on either side: the cheapest have gate² = the squares they multiply."""
+    sym = Symmetry({"i": "_ h", "r": "h* h", "o": "h* _"}, {"h": groups.Monomial(4, scales=1)})
+    rng = np.random.default_rng(0)
+    params = {k: jnp.asarray(rng.normal(size=s)) for k, s in {"i": (2, 4), "r": (4, 4), "o": (4, 3)}.items()}
+    constraint = mirror.group_sparse(sym, imbalance=0.0)
+    factors = constraint.split(params)
+    same(constraint.join(factors), params, rtol=1e-12)
+    u = factors.u
+    squares = sum(np.sum(np.square(u[k]), 1 - axis) for k, axis in (("i", 1), ("r", 0), ("r", 1), ("o", 0)))
+    np.testing.assert_allclose(factors.w["h"] ** 2, squares, rtol=1e-9)
+
+
+def test_which_spaces_and_axes_have_gates():
+    """Not the stack of a scan, nor an axis that is only permuted, beside one that is not."""
+    group = groups.Wreath(groups.Monomial(4, scales=1), groups.Trivial(3))
+    stacked = Symmetry({"a": "layers _ h", "b": "layers h* _"}, {("layers", "h"): group})
+    params = {"a": jnp.ones((3, 2, 4)), "b": jnp.ones((3, 4, 2)), "c": jnp.ones((3, 2))}
+    assert {k: x.shape for k, x in mirror.group_sparse(stacked).norms(params).items()} == {"h": (4,)}
+    small, _ = mirror.prune(
+        {**params, "b": params["b"].at[:, 1].set(0)}, mirror.group_sparse(stacked, "h"), 2.5
+    )
+    assert {k: x.shape for k, x in small.items()} == {"a": (3, 2, 3), "b": (3, 3, 2), "c": (3, 2)}
+    still = Symmetry({"a": "layers _"}, {"layers": groups.Trivial(3)})
+    with pytest.raises(ValueError, match="or fixed: name one of layers"):
+        mirror.group_sparse(still)
+
+    mixed = Symmetry({"i": "_ h", "m": "h^0 h"}, {"h": groups.Monomial(4, scales=1)})
+    cells = mirror.group_sparse(mixed, "h").cells({"i": jnp.ones((2, 4)), "m": jnp.ones((4, 4))})
+    assert {path: cell.gates for path, cell in cells.items()} == {"i": ((None, "h"),), "m": ((None, "h"),)}
+    permuted = Symmetry({"i": "_ h^0"}, {"h": groups.Monomial(4, scales=1)})
+    with pytest.raises(ValueError, match="no leaf of real numbers has units of h"):
+        mirror.group_sparse(permuted, "h").split({"i": jnp.ones((2, 4))})
+
+
 def test_nothing_outside_the_mirror_is_touched(x64):
     """What a constraint does not name is T's v, and its gradient that of θ."""
     constraint = mirror.sparse("l0/*")

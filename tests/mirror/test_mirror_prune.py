@@ -67,6 +67,47 @@ def test_heads_of_attention():
     assert (dict(info.sizes), info.removed) == ({heads: 1}, 2)
 
 
+def test_channels_of_a_normalised_convolution():
+    """With running statistics, of which the variance is permuted only: those of the channels go with them."""
+    labels = {
+        "conv0": "_ _ _ h{norm:1}",
+        "mean": "h{norm:1}",
+        "var": "h^0",
+        "scale": "h{relu:1,norm:-1}",
+        "bias": "h{relu:1}",
+        "conv1": "_ _ h{relu:-1} _",
+    }
+    sym = Symmetry(labels, {"h": groups.Monomial(4, scales=("relu", "norm"))})
+    shapes = {
+        "conv0": (3, 3, 2, 4),
+        "mean": (4,),
+        "var": (4,),
+        "scale": (4,),
+        "bias": (4,),
+        "conv1": (3, 3, 4, 3),
+    }
+    rng = np.random.default_rng(0)
+    params = {k: jnp.asarray(rng.uniform(0.1, 1, size=n), jnp.float32) for k, n in shapes.items()}
+    images = jnp.asarray(rng.normal(size=(2, 5, 5, 2)), jnp.float32)
+
+    def f(p):
+        conv = lambda x, k: jax.lax.conv_general_dilated(  # noqa: E731
+            x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        mean, var, scale, bias = (p[k][None, None, None] for k in ("mean", "var", "scale", "bias"))
+        h = (conv(images, p["conv0"]) - mean) / jnp.sqrt(var + 1e-5)
+        return conv(jax.nn.relu(h * scale + bias), p["conv1"])
+
+    gone = off(sym, params, "h", [1, 2])
+    small, info = mirror.prune(gone, mirror.group_sparse(sym, "h"))
+    assert dict(info.sizes) == {"h": 2}
+    for name, shape in shapes.items():
+        assert small[name].shape == tuple(2 if n == 4 else n for n in shape)
+    close(f(small), f(gone))
+    with pytest.raises(ValueError, match="name one of h"):
+        mirror.group_sparse(sym)
+
+
 def test_units_on_composite_axes():
     """Direct sums and products of spaces: a flattened convolution, a concatenation, a fused kernel."""
     sym = Symmetry(
@@ -136,6 +177,10 @@ def test_prune_refuses():
         mirror.prune(params, mirror.sparse(), -1.0)
     with pytest.raises(TypeError, match="call it outside of jit"):
         jax.jit(lambda p: mirror.prune(p, mirror.sparse())[0])(params)
+    params["l1"]["kernel"] = params["l1"]["kernel"].at[0, 0].set(jnp.nan)
+    for constraint in (mirror.sparse("l0/*"), mirror.low_rank(), mirror.group_sparse(symmetry())):
+        with pytest.raises(ValueError, match="leaf 'l1/kernel' holds NaN"):
+            mirror.prune(params, constraint)
 
 
 @pytest.mark.claim("MS-3.4")
