@@ -12,7 +12,7 @@ is a symmetric point better    ``local_weight_decay``, and for whole spaces ``re
 does gradient descent collapse ``gd_weight_decay``
 does SGD collapse              ``lyapunov``, ``critical_learning_rate``, ``sgd_weight_decay``, ``phase_diagram``
 are all minima symmetric       ``global_weight_decay``
-impose a constraint            ``dcs`` and ``reparametrize`` with ``sparse``, ``low_rank``, …; then ``prune``
+impose a constraint            ``dcs``, ``reparametrize`` with ``sparse``, ``tied``, …; then ``prune``, ``keep_zeros``
 keep plasticity                ``random_bias``
 what collapses in training     ``track_mirrors`` and ``approached``; ``satisfied``, ``dead_units``, ``effective_rank``,
                                ``correlation_blocks``, ``neural_collapse``
@@ -53,6 +53,7 @@ from eqtoolbox.mirror._diagnostics import (
 )
 from eqtoolbox.mirror._factors import Factors
 from eqtoolbox.mirror._groups import group_sparse, merged
+from eqtoolbox.mirror._keep_zeros import KeepZerosState, keep_zeros
 from eqtoolbox.mirror._lyapunov import curvatures, lyapunov
 from eqtoolbox.mirror._mirror import Mirror, direct_sum, from_directions, from_map
 from eqtoolbox.mirror._monitor import (
@@ -82,6 +83,7 @@ __all__ = [
     "Factors",
     "Family",
     "GlobalDecay",
+    "KeepZerosState",
     "LocalDecay",
     "LowRankFactors",
     "Mirror",
@@ -108,6 +110,7 @@ __all__ = [
     "global_weight_decay",
     "group_sparse",
     "hessian_blocks",
+    "keep_zeros",
     "linear",
     "local_weight_decay",
     "low_rank",

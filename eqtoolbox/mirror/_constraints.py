@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -294,6 +294,8 @@ def tied(pairs: Sequence[tuple[str, str]], *, imbalance: float = IMBALANCE) -> T
     Reference:
       Ziyin (2024), sec. 3.3, equation (11).
     """
+    if not (isinstance(pairs, Iterable) and all(isinstance(p, Iterable) for p in pairs)):
+        raise TypeError(f"tied needs pairs of leaf paths, got {pairs!r}")
     found = tuple((pair,) if isinstance(pair, str) else tuple(pair) for pair in pairs)
     if not found or any(len(p) != 2 or not all(isinstance(x, str) for x in p) for p in found):
         raise TypeError(f"tied needs pairs of leaf paths, got {pairs!r}")

@@ -14,7 +14,7 @@ from eqtoolbox.linalg import Estimate
 from eqtoolbox.mirror._decay import gd_weight_decay
 from eqtoolbox.mirror._lyapunov import BatchLoss, block_estimate, curvatures, lyapunov
 from eqtoolbox.mirror._mirror import Mirror
-from eqtoolbox.mirror._restricted import SHIFT
+from eqtoolbox.mirror._restricted import SHIFT, check_mirror, check_rates
 
 Params = Any
 
@@ -67,6 +67,8 @@ def critical_learning_rate(
     Reference:
       Ziyin, section 2.4, equation (5).
     """
+    check_mirror(mirror)
+    check_rates(weight_decay=weight_decay)
     direction = None
     if mirror.dimension(params) > 1:
         direction = gd_weight_decay(_mean(loss, _again(batches)), params, mirror, key=key).direction
@@ -111,6 +113,7 @@ def sgd_weight_decay(
     Returns:
       An ``Estimate``, negative where SGD collapses without decay; NaN where it does for none of the decays tried.
     """
+    check_rates(learning_rate=learning_rate)
     escape = gd_weight_decay(_mean(loss, _again(batches)), params, mirror, key=key)
     center = float(escape.weight_decay)
     h = np.asarray(

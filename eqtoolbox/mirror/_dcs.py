@@ -63,6 +63,10 @@ def dcs(
     >>> updates, state = tx.update({"w": jnp.array([1.0, 0.0])}, state, params)
     >>> params = optax.apply_updates(params, updates)
 
+    The state holds w, u and v and that of ``inner`` for them, in at least float32: with ``sparse()`` four copies of the
+    parameters where momentum alone has one, six where Adam has two; with ``group_sparse`` about two and three; with
+    ``low_rank`` four and six for square matrices.
+
     Args:
       inner: the optimizer. Its own weight decay would decay w, u and v.
       constraint: one of this room; it says which penalty on θ the decay amounts to.

@@ -11,7 +11,7 @@ from jax import Array
 
 from eqtoolbox.linalg import hvp_fn, leading_size, top_eigenpairs
 from eqtoolbox.mirror._mirror import Mirror
-from eqtoolbox.mirror._restricted import SHIFT, restrict
+from eqtoolbox.mirror._restricted import SHIFT, check_mirror, restrict
 
 Params = Any
 Loss = Callable[[Params], Array]
@@ -168,6 +168,7 @@ def global_weight_decay(
 
 def split_gradient(gradient: Params, mirror: Mirror) -> tuple[Params, Params]:
     """The symmetric and the antisymmetric part of a gradient, (I - P)∇ and P∇; the second vanishes where Oᵀθ = 0."""
+    check_mirror(mirror)
     return mirror.complement(gradient), mirror.project(gradient)
 
 
@@ -188,6 +189,7 @@ def hessian_blocks(loss: Loss, params: Params, mirror: Mirror, *, probes: int = 
     """
     from eqtoolbox.identities import mirror_blocks
 
+    check_mirror(mirror)
     return mirror_blocks(
         mirror.equivariance(), None, loss, lambda value: value, params, probes=probes, key=key
     )

@@ -53,7 +53,8 @@ def silent_units(activations: Array, tol: float = 0.0) -> Array:
     Returns:
       A count.
     """
-    x = jnp.reshape(activations, (-1, activations.shape[-1]))
+    check_number(tol, "`tol`")
+    x = _rows(activations)
     return jnp.sum(jnp.max(x, axis=0) - jnp.min(x, axis=0) <= tol)
 
 
@@ -152,7 +153,8 @@ def correlation_blocks(activations: Array, threshold: float = 0.9) -> Blocks:
     Returns:
       ``Blocks``.
     """
-    x = jnp.reshape(activations, (-1, activations.shape[-1]))
+    check_number(threshold, "`threshold`")
+    x = _rows(activations)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     x = x - jnp.mean(x, axis=0, keepdims=True)
     scale = jnp.sqrt(jnp.sum(x**2, axis=0, keepdims=True))
@@ -262,8 +264,18 @@ def satisfied(
       A flat dict: "mirror/{kind}/{space}/satisfied" to a count.
     """
     check_number(tol, "`tol`")
+    if not isinstance(mirrors, Mirrors):
+        raise TypeError(f"`mirrors` must come from mirror.of, got {mirrors!r}")
     limit = tol * jnp.sqrt(sum(jnp.sum(jnp.asarray(x, float) ** 2) for x in jax.tree.leaves(params)))
     return {
         f"mirror/{f.kind}/{f.space}/satisfied": jnp.sum(f.distances(params, batch_size=batch_size) <= limit)
         for f in mirrors.families
     }
+
+
+def _rows(activations: Array) -> Array:
+    """Activations as (examples, units)."""
+    if jnp.ndim(activations) < 2:
+        got = jnp.shape(activations)
+        raise ValueError(f"`activations` must have an axis of examples and one of units, got shape {got}")
+    return jnp.reshape(activations, (-1, activations.shape[-1]))

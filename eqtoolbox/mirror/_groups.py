@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -180,7 +180,7 @@ def group_sparse(
     Reference:
       Ziyin (2024), sec. 2.6 and 3.1: O = I on the weights of each unit, of which all change sign at once.
     """
-    where = globs((where,) if isinstance(where, str) else tuple(where))
+    where = globs(_several(where))
     if isinstance(units, Symmetry):
         return GroupSparse(imbalance, None, units, _spaces(units, space), where)
     try:
@@ -273,7 +273,7 @@ def merged(
       The constraint.
 
     Raises:
-      TypeError: ``sym`` is not a symmetry.
+      TypeError: ``sym`` is not a symmetry, or ``pairs`` holds no pairs.
       ValueError: there is no such space, or a unit is in two pairs or does not exist.
 
     Reference:
@@ -282,10 +282,14 @@ def merged(
     check_symmetry(sym, "merged")
     (space,) = _spaces(sym, space)
     n = _units(sym)[space]
+    if pairs is not None and not (
+        isinstance(pairs, Iterable) and all(isinstance(p, Iterable) for p in pairs)
+    ):
+        raise TypeError(f"merged: pairs must be pairs of units, got {pairs!r}")
     found = [(i, i + 1) for i in range(0, n - 1, 2)] if pairs is None else [tuple(p) for p in pairs]
     units = [i for pair in found for i in pair]
     ok = found and all(len(p) == 2 for p in found) and len(set(units)) == len(units)
-    if not ok or not all(0 <= operator.index(i) < n for i in units):
+    if not ok or not all(hasattr(i, "__index__") and 0 <= operator.index(i) < n for i in units):
         raise ValueError(
             f"merged: pairs must be disjoint pairs of units below {n} of {space!r}, got {pairs!r}"
         )
@@ -293,7 +297,7 @@ def merged(
         read = {path for path, label in sym.labels for a in label.atoms if a.space == space and _negative(a)}
         globbed = tuple(sorted(read))
     else:
-        globbed = globs((outgoing,) if isinstance(outgoing, str) else tuple(outgoing))
+        globbed = globs(_several(outgoing))
     return Merged(imbalance, sym, space, tuple((int(i), int(j)) for i, j in found), globbed)
 
 
@@ -351,7 +355,7 @@ def _spaces(sym: Symmetry, space: str | Sequence[str] | None) -> tuple[str, ...]
                 f"every space is only permuted somewhere ('h^0') or fixed: name one of {', '.join(known)}"
             )
         return found
-    names = (space,) if isinstance(space, str) else tuple(space)
+    names = (space,) if isinstance(space, str) or not isinstance(space, Iterable) else tuple(space)
     for name in names:
         if name not in known:
             raise ValueError(f"there is no space {name!r}; there are {', '.join(known)}")
@@ -365,6 +369,10 @@ def _blocks(axes: Sequence[Sequence[Sequence[Atom]]], whole: Sequence[Atom]) -> 
 
 def _permuted_only(atom: Atom) -> bool:
     return atom.exponent.uniform == 0
+
+
+def _several(where: Any) -> tuple[Any, ...]:
+    return (where,) if isinstance(where, str) or not isinstance(where, Iterable) else tuple(where)
 
 
 def _negative(atom: Atom) -> bool:

@@ -222,8 +222,11 @@ def from_map(
       A ``Mirror``, equal to another one of the same functions.
 
     Raises:
+      TypeError: ``order`` or ``lift`` is no function.
       ValueError: see ``Mirror.check``.
     """
+    if not callable(order) or not (lift is None or callable(lift)):
+        raise TypeError(f"from_map needs one or two functions, got {order!r} and {lift!r}")
     result = Mirror(name, Functions(order, lift))
     if check is not None:
         result.check(check)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -48,12 +49,14 @@ def random_bias(
 
     Raises:
       TypeError: ``scale`` is no number.
-      ValueError: a glob matches no leaf.
+      ValueError: ``scale`` is negative, or a glob matches no leaf.
 
     Reference:
       Ziyin, "Symmetry Induces Structure and Constraint of Learning" (2024), sec. 3.4.
     """
     check_number(scale, "random_bias: `scale`")
+    if isinstance(scale, numbers.Real) and not scale >= 0:
+        raise ValueError(f"random_bias: `scale` must not be negative, got {scale!r}")
     where = globs((where,) if isinstance(where, str) else tuple(where))
     leaves = flat(params)
     mine = chosen(params, where, "random_bias", lambda x: True)

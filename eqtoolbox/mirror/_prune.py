@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from eqtoolbox.mirror._reparametrize import check_constraint
 from eqtoolbox.symmetry import Symmetry, is_masked, present
 
 Params = Any
+Edge = Callable[[Sequence[Any]], float]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class LowRankFactors(NamedTuple):
         return jnp.tensordot(self.left.astype(wider), self.right.astype(wider), 1).astype(self.left.dtype)
 
 
-def prune(params: Params, constraint: Constraint, tol: float = 1e-6) -> tuple[Params, PruneInfo]:
+def prune(
+    params: Params, constraint: Constraint, tol: float = 1e-6, *, fraction: float | None = None
+) -> tuple[Params, PruneInfo]:
     """Removes what a constraint has made (nearly) zero: the outputs stay as they are, up to ``tol``.
 
     - ``sparse``: weights of at most ``tol`` become 0.
@@ -95,33 +99,42 @@ def prune(params: Params, constraint: Constraint, tol: float = 1e-6) -> tuple[Pa
       params: the parameters; concrete, since the shapes of the result depend on them.
       constraint: one of this room.
       tol: absolute, for the order parameters named above.
+      fraction: remove at least this share of the order parameters, the smallest ones, instead of those within ``tol``;
+        outputs then change by what they were worth. Train on with ``keep_zeros``, or the smaller arrays as they are.
 
     Returns:
       The smaller parameters, with their dtypes, and what was done. At least one unit of a space stays.
 
     Raises:
       TypeError: the parameters are traced, or ``constraint`` is none.
-      ValueError: ``tol`` is negative, or a parameter NaN; ``merged`` does not know what reads the units.
+      ValueError: ``tol`` is negative, ``fraction`` is not in [0, 1], or a parameter is NaN; ``merged`` does not know
+        what reads the units.
     """
     check_constraint(constraint, "prune")
     check_number(tol, "prune: `tol`")
     if not tol >= 0:
         raise ValueError(f"prune: `tol` must not be negative, got {tol!r}")
+    if fraction is not None:
+        check_number(fraction, "prune: `fraction`")
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"prune: `fraction` must be from 0 to 1, got {fraction!r}")
+    edge = partial(_edge, tol=tol, fraction=fraction)
     if any(isinstance(x, Tracer) for x in jax.tree.leaves(params)):
         raise TypeError("prune: shapes depend on values: call it outside of jit")
     for path, x in flat(params).items():
         if is_float(x) and bool(jnp.isnan(x).any()):
             raise ValueError(f"prune: leaf {path!r} holds NaN")
     if isinstance(constraint, Sparse):
-        return _sparse(params, constraint, tol)
+        return _sparse(params, constraint, edge)
     if isinstance(constraint, LowRank):
-        return _low_rank(params, constraint, tol)
+        return _low_rank(params, constraint, edge)
     if isinstance(constraint, GroupSparse):
-        return _groups(params, constraint, tol)
+        return _groups(params, constraint, edge)
     if isinstance(constraint, Merged):
-        return _merged(params, constraint, tol)
+        return _merged(params, constraint, edge)
     assert isinstance(constraint, Projected)
     z = constraint.order(jax.tree.map(wide, params))
+    tol = edge([jnp.abs(x) for x in jax.tree.leaves(z)])
     cut = jax.tree.map(lambda x: jnp.where(jnp.abs(x) <= tol, x, 0), z)
     lifted = constraint.lift(cut, params)
     small = jax.tree.map(lambda p, x: (wide(p) - x).astype(p.dtype), params, lifted)
@@ -129,22 +142,39 @@ def prune(params: Params, constraint: Constraint, tol: float = 1e-6) -> tuple[Pa
     return small, PruneInfo(removed, _entries(z), _entries(params), _entries(small) - removed)
 
 
-def _sparse(params: Params, constraint: Sparse, tol: float) -> tuple[Params, PruneInfo]:
+def _edge(sizes: Sequence[Any], *, tol: float, fraction: float | None) -> float:
+    """The size up to which order parameters are removed: ``tol``, or that of the last one of the smallest."""
+    if fraction is None:
+        return tol
+    ordered = np.sort(np.concatenate([np.asarray(x).reshape(-1) for x in sizes]))
+    count = math.ceil(fraction * ordered.size * (1 - 1e-12))
+    return float(ordered[count - 1]) if count else -1.0
+
+
+def _matrix(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _sparse(params: Params, constraint: Sparse, edge: Edge) -> tuple[Params, PruneInfo]:
     leaves = flat(params)
     mine = chosen(params, constraint.where, "sparse", lambda x: True)
-    new = {**leaves, **{p: jnp.where(jnp.abs(leaves[p]) <= tol, 0, leaves[p]) for p in mine}}
-    removed = sum(int(jnp.sum(jnp.abs(leaves[p]) <= tol)) for p in mine)
+    sizes = {p: jnp.abs(wide(leaves[p])) for p in mine}
+    tol = edge(list(sizes.values()))
+    new = {**leaves, **{p: jnp.where(size <= tol, 0, leaves[p]) for p, size in sizes.items()}}
+    removed = sum(int(jnp.sum(size <= tol)) for size in sizes.values())
     total = sum(leaves[p].size for p in mine)
     after = sum(int(jnp.count_nonzero(x)) for x in new.values() if not is_masked(x))
     return unflat(new, params), PruneInfo(removed, total, _entries(params), after)
 
 
-def _low_rank(params: Params, constraint: LowRank, tol: float) -> tuple[Params, PruneInfo]:
+def _low_rank(params: Params, constraint: LowRank, edge: Edge) -> tuple[Params, PruneInfo]:
     leaves = flat(params)
     new, ranks, removed, total = dict(leaves), {}, 0, 0
-    for path in chosen(params, constraint.where, "low_rank", lambda x: jnp.ndim(x) > 1):
+    mine = chosen(params, constraint.where, "low_rank", lambda x: jnp.ndim(x) > 1)
+    parts = {p: jnp.linalg.svd(_matrix(wide(leaves[p])), full_matrices=False) for p in mine}
+    tol = edge([s for _, s, _ in parts.values()])
+    for path, (left, s, right) in parts.items():
         x = leaves[path]
-        left, s, right = jnp.linalg.svd(wide(x).reshape(-1, x.shape[-1]), full_matrices=False)
         r = int(jnp.sum(s > tol))
         root = jnp.sqrt(s[:r])
         a = (left[:, :r] * root[None]).reshape(*x.shape[:-1], r)
@@ -158,8 +188,9 @@ def _low_rank(params: Params, constraint: LowRank, tol: float) -> tuple[Params, 
     return small, PruneInfo(removed, total, _entries(params), _entries(small), ranks=ranks)
 
 
-def _groups(params: Params, constraint: GroupSparse, tol: float) -> tuple[Params, PruneInfo]:
+def _groups(params: Params, constraint: GroupSparse, edge: Edge) -> tuple[Params, PruneInfo]:
     norms = {name: np.asarray(n) for name, n in constraint.norms(params).items()}
+    tol = edge(list(norms.values()))
     total, removed = sum(n.size for n in norms.values()), sum(int((n <= tol).sum()) for n in norms.values())
     if constraint.sym is None:
         leaves, open_ = flat(params), {name: jnp.asarray(n > tol) for name, n in norms.items()}
@@ -182,10 +213,11 @@ def _groups(params: Params, constraint: GroupSparse, tol: float) -> tuple[Params
     return small, PruneInfo(removed, total, _entries(params), _entries(small), sizes, kept)
 
 
-def _merged(params: Params, constraint: Merged, tol: float) -> tuple[Params, PruneInfo]:
+def _merged(params: Params, constraint: Merged, edge: Edge) -> tuple[Params, PruneInfo]:
     space, sym = constraint.space, present(constraint.sym, params)
     z = constraint.order(jax.tree.map(wide, params))
     norms = np.asarray(constraint.norms(z))
+    tol = edge([norms])
     met = [pair for pair, n in zip(constraint.pairs, norms, strict=True) if n <= tol]
     cells = unit_cells(sym, (space,), params, gated=False)
     read = [path for path in cells if matches(path, constraint.outgoing)] if constraint.outgoing else []

@@ -28,6 +28,7 @@ def optax_weight_decay(weight_decay: float) -> float:
     >>> optax_weight_decay(0.25)
     0.5
     """
+    check_rates(weight_decay=weight_decay)
     return SHIFT * weight_decay
 
 
@@ -53,8 +54,7 @@ class Restricted(NamedTuple):
 
 def restrict(loss: Callable[..., Array], params: Params, mirror: Mirror) -> Restricted:
     """The loss as a function of the order parameter around (I - P)θ."""
-    if not isinstance(mirror, Mirror):
-        raise TypeError(f"`mirror` must be a Mirror, got {mirror!r}")
+    check_mirror(mirror)
     like = jax.eval_shape(mirror.order, params)
     size = mirror.dimension(params)
     if size == 0:
@@ -70,6 +70,16 @@ def restrict(loss: Callable[..., Array], params: Params, mirror: Mirror) -> Rest
 
     zero = vary_with(jnp.zeros(size, jnp.result_type(*jax.tree.leaves(like))), params)
     return Restricted(at, zero, unflatten, point)
+
+
+def check_mirror(mirror: Any) -> None:
+    """Checks that it is a mirror.
+
+    Raises:
+      TypeError: it is not.
+    """
+    if not isinstance(mirror, Mirror):
+        raise TypeError(f"`mirror` must be a Mirror, got {mirror!r}")
 
 
 def check_rates(**values: Any) -> None:

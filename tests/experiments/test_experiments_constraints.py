@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from eqtoolbox import mirror
 from eqtoolbox.experiments import (
     ExperimentError,
     _residual,
@@ -54,27 +55,41 @@ def test_plasticity_in_small(tmp_path, record_claim):
 
 def test_sparse_digits_in_small(tmp_path):
     """Both ways remove as many weights, and what was removed stays so; arrays shrink and outputs stay."""
-    settings = {"splits": 2, "hidden": 12, "steps": 80, "strength": 5e-3, "unit_strength": 0.05}
-    found = outcome(sparse_digits, tmp_path, **settings).result
+    found = outcome(sparse_digits, tmp_path, splits=2, hidden=12, steps=80).result
     own, other, units = (
         found[n] for n in (sparse_digits.DCS, sparse_digits.MAGNITUDE, sparse_digits.NEURONS)
     )
-    assert 0 < own["removed"].min() < 1
-    np.testing.assert_allclose(own["removed"], other["removed"], atol=0.01)
+    for one in (own, other):
+        np.testing.assert_allclose(one["removed"], 0.9, atol=1 / 900)
+        assert one["removed"].min() >= 0.9
     assert units["moved"].max() < 1e-4
-    np.testing.assert_array_equal(units["parameters"], units["units"] * 75 + 10)
+    np.testing.assert_array_equal(units["units"], 6)
+    np.testing.assert_array_equal(units["parameters"], 6 * 75 + 10)
     assert found[sparse_digits.DENSE]["accuracy"].min() > 50
 
 
 def test_paired_differences():
     mean, error = sparse_digits.paired(np.array([3.0, 5.0, 4.0]), np.array([1.0, 1.0, 1.0]))
     np.testing.assert_allclose((mean, error), (3.0, 1 / np.sqrt(3)))
+    assert sparse_digits.interval(np.array([3.0, 5.0, 4.0]), np.ones(3)) == "95 % interval 0.52 to 5.48"
 
 
 def test_resnet18_has_its_parameters():
-    """11 173 962, as every ResNet18 for CIFAR-10 has."""
+    """11 173 962, as every ResNet18 for CIFAR-10 has; and dcs the memory that it says."""
     shapes = jax.eval_shape(_residual.ResidualNet().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 11_173_962
+    params = shapes["params"]
+    assert entries(params) == 11_173_962
+    # What dcs keeps, in copies of the parameters: w, u and the state of the optimizer for both.
+    units = mirror.group_sparse(-1)
+    for inner, constraint, copies in (
+        (optax.sgd(0.1, momentum=0.9), mirror.sparse(), 4),
+        (optax.adam(0.1), mirror.sparse(), 6),
+        (optax.sgd(0.1, momentum=0.9), units, 2),
+        (optax.adam(0.1), units, 3),
+    ):
+        state = jax.eval_shape(mirror.dcs(inner, constraint, 1e-4).init, params)
+        assert {x.dtype for x in jax.tree.leaves(state)} <= {jnp.dtype(jnp.float32), jnp.dtype(jnp.int32)}
+        np.testing.assert_allclose(entries(state) / entries(params), copies, atol=2e-3)
 
 
 def test_crops():
@@ -87,6 +102,10 @@ def test_crops():
         parts = [whole[i : i + 5, j : j + 5] for i, j in corners]
         assert any((image == p).all() or (image == p[:, ::-1]).all() for p in parts)
     assert len({image.tobytes() for image in made}) == 6
+
+
+def entries(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def cifar_files(folder, records=8):

@@ -12,6 +12,8 @@ from eqtoolbox.mirror._prune import take_units
 
 X = jnp.asarray(np.random.default_rng(5).normal(size=(9, 3)))
 
+TIED = constraints()["tied"], constraints()["linear mirror"]
+
 
 def close(a, b, atol=1e-5):
     np.testing.assert_allclose(a, b, atol=atol)
@@ -167,6 +169,58 @@ def test_order_parameters(name):
     assert info.removed == info.total
     for z in jax.tree.leaves(constraint.order(small)):
         close(z, 0, atol=1e-7)
+
+
+def test_a_share_of_the_order_parameters():
+    """As many as asked for, the smallest ones, of every constraint."""
+    params, sym = network(), symmetry()
+    for constraint in (
+        mirror.sparse(),
+        mirror.low_rank(),
+        mirror.group_sparse(sym),
+        mirror.merged(sym, "h"),
+        *TIED,
+    ):
+        for fraction in (0.0, 0.5, 0.75):
+            info = mirror.prune(params, constraint, fraction=fraction)[1]
+            assert info.removed == np.ceil(fraction * info.total)
+    small, _ = mirror.prune(params, mirror.sparse("l0/kernel"), fraction=0.7)
+    size, kept = np.abs(params["l0"]["kernel"]), np.asarray(small["l0"]["kernel"]) != 0
+    assert kept.sum() == 3
+    assert size[kept].min() > size[~kept].max()
+    for bad in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="`fraction` must be from 0 to 1"):
+            mirror.prune(params, mirror.sparse(), fraction=bad)
+
+
+def test_zeros_are_kept_and_the_rest_is_trained():
+    """As the optimizer by itself would on the entries that are left, with its decay and momentum."""
+    small, _ = mirror.prune(network(dtype=jnp.float32), mirror.sparse("*/kernel"), fraction=0.5)
+    small["l0"]["bias"] = small["l0"]["bias"].at[0].set(0)
+    inner = optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.1))
+    tx = mirror.keep_zeros(inner, "*/kernel")
+    grads = network(1, dtype=jnp.float32)
+    alive = jax.tree.map(lambda x: (x != 0).astype(x.dtype), small)
+    alive["l0"]["bias"] = jnp.ones_like(alive["l0"]["bias"])
+
+    def run(tx, grads):
+        def step(carry, _):
+            updates, state = tx.update(grads, carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        return jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), length=5)[0][0])(small)
+
+    end, want = run(tx, grads), run(inner, jax.tree.map(jnp.multiply, grads, alive))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), end, want)
+    assert end["l0"]["bias"][0] != 0
+    for name in ("l0", "l1", "twin"):
+        np.testing.assert_array_equal(end[name]["kernel"] != 0, small[name]["kernel"] != 0)
+    state = optax.tree.map_params(tx, lambda x: x, tx.init(small))
+    assert jax.tree.structure(state) == jax.tree.structure(tx.init(small))
+    with pytest.raises(TypeError, match="`inner` must be an optax transformation"):
+        mirror.keep_zeros(mirror.sparse())
+    with pytest.raises(ValueError, match="'nothing' matches none"):
+        mirror.keep_zeros(inner, "nothing").init(small)
 
 
 def test_prune_refuses():
