@@ -306,9 +306,9 @@ EXPERIMENT = Experiment(
     title="Sparse weights and fewer neurons by a symmetry",
     text=(
         "A network of one hidden layer learns the bundled digits on ten splits into training and test data. All runs "
-        "begin with the same dense steps. Then DCS trains the weights as u ⊙ w, with decay, while the others go on; 90 % of "
-        "the weights, the smallest, are removed (prune), and the rest of the steps trains what is left without the "
-        "constraint (keep_zeros). Magnitude pruning does the same without DCS. For neurons, a gate multiplies all "
+        "begin with the same dense steps. Then DCS trains the weights as u ⊙ w, with decay, while the others go on; "
+        "90 % of the weights, the smallest, are removed (prune), and the rest of the steps trains what is left without "
+        "the constraint (keep_zeros). Magnitude pruning does the same without DCS. For neurons, a gate multiplies all "
         "weights of each, and half of them are taken out of the arrays. Rates, strengths and the shares of the steps "
         "were chosen on splits 100 to 109."
     ),

@@ -136,10 +136,11 @@ def claims(result: Result) -> Sequence[Finding]:
         if int(batch) >= 128:
             found.append(
                 at_most(
-                    f"ResNet18, batch {batch}: memory of a step over vanilla's",
+                    f"ResNet18, batch {batch}: memory of a step over vanilla's (1.137 as XLA compiles for a processor)",
                     memory["product"] / memory["vanilla"],
                     1.1,
                     claims=ids,
+                    anticipated="refuted",
                 )
             )
     return found

@@ -131,7 +131,7 @@ class LowRank(Constraint):
 
     def join(self, factors: Factors) -> Params:
         w, u = flat(factors.w), flat(factors.u)
-        return filled(factors.v, {p: jnp.tensordot(w[p], u[p], 1) for p, x in w.items() if not is_masked(x)})
+        return filled(factors.v, {p: product(w[p], u[p]) for p, x in w.items() if not is_masked(x)})
 
 
 def low_rank(*where: str, imbalance: float = IMBALANCE) -> LowRank:
@@ -303,6 +303,11 @@ def tied(pairs: Sequence[tuple[str, str]], *, imbalance: float = IMBALANCE) -> T
     if len(set(names)) < len(names):
         raise ValueError(f"tied: a leaf must be in one pair only, got {pairs!r}")
     return Tied(imbalance, found)  # pyright: ignore[reportArgumentType]
+
+
+def product(a: Array, b: Array) -> Array:
+    """a b over the last axis of a, in full precision on accelerators too: parameters, not activations."""
+    return jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)
 
 
 def globs(where: tuple[str, ...]) -> tuple[str, ...]:

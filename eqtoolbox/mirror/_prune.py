@@ -15,7 +15,7 @@ from jax import Array
 from jax.core import Tracer
 
 from eqtoolbox.linalg import check_number
-from eqtoolbox.mirror._constraints import Constraint, LowRank, Projected, Sparse
+from eqtoolbox.mirror._constraints import Constraint, LowRank, Projected, Sparse, product
 from eqtoolbox.mirror._factors import chosen, flat, is_float, unflat, wide
 from eqtoolbox.mirror._groups import Cells, GroupSparse, Merged, matches, unit_cells
 from eqtoolbox.mirror._reparametrize import check_constraint
@@ -68,7 +68,7 @@ class LowRankFactors(NamedTuple):
     def product(self) -> Array:
         """The matrix, in the dtype of the factors."""
         wider = jnp.promote_types(self.left.dtype, jnp.float32)
-        return jnp.tensordot(self.left.astype(wider), self.right.astype(wider), 1).astype(self.left.dtype)
+        return product(self.left.astype(wider), self.right.astype(wider)).astype(self.left.dtype)
 
 
 def prune(
@@ -182,7 +182,7 @@ def _low_rank(params: Params, constraint: LowRank, edge: Edge) -> tuple[Params, 
         if a.size + b.size < x.size:
             new[path] = LowRankFactors(a.astype(x.dtype), b.astype(x.dtype))
         else:
-            new[path] = jnp.tensordot(a, b, 1).astype(x.dtype)
+            new[path] = product(a, b).astype(x.dtype)
         ranks[path], removed, total = r, removed + s.size - r, total + s.size
     small = unflat(new, params)
     return small, PruneInfo(removed, total, _entries(params), _entries(small), ranks=ranks)
