@@ -116,6 +116,7 @@ def test_exponents_are_those_of_the_dense_matrices(make, x64, record_claim):
         )
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.claim("MS-2.4b", "MS-2.4c")
 @pytest.mark.parametrize(
     "make", [rank_one, *(pytest.param(make, marks=pytest.mark.slow) for make in (rank_two, rank_four))]
