@@ -48,6 +48,14 @@ class Way(Protocol):
         """The place one step further."""
         ...
 
+    def light(self, place: Place) -> Place:
+        """What a search has to remember of a place."""
+        ...
+
+    def params(self, place: Place) -> Params:
+        """The parameters at a place that is remembered so."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Composing:
@@ -74,9 +82,26 @@ class Composing:
         g = self.sym.with_inverse(self.sym.compose(element(self.sym, step, self.exact), place.position))
         return Place(g, self.sym.act(g, self.origin), condition(g))
 
+    def light(self, place: Place) -> Place:
+        return place._replace(params=())
+
+    def params(self, place: Place) -> Params:
+        return self.sym.act(place.position, self.origin)
+
 
 @dataclass(frozen=True, eq=False)
-class Accumulating:
+class _Whole:
+    """Remembers the parameters too."""
+
+    def light(self, place: Place) -> Place:
+        return place
+
+    def params(self, place: Place) -> Params:
+        return place.params
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulating(_Whole):
     """One λ from the first θ, to which steps are added."""
 
     eq: Equivariance
@@ -98,7 +123,7 @@ class Accumulating:
 
 
 @dataclass(frozen=True, eq=False)
-class Retracting:
+class Retracting(_Whole):
     """A new λ at each step, from where one is; the position is the λ of the last step."""
 
     eq: Equivariance

@@ -18,7 +18,6 @@ from eqtoolbox.linalg import (
     hvp,
     rounding,
     scan,
-    tree_norm,
     tree_vdot,
 )
 from eqtoolbox.orbits._objectives import Loss, Objective, direction_of, gradient_norm, identity_and_action
@@ -253,14 +252,15 @@ class Search:
         def look(place: Place) -> _Seen:
             value, slope = way.slope(lambda p: self.objective(loss, p), place)
             up = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), sign * x, 0).astype(x.dtype), slope)
-            return _Seen(place, value, loss(place.params), up)
+            return _Seen(way.light(place), value, loss(place.params), _norm(place.params), up)
 
-        start = way.start(params)
+        start, size = way.start(params), _norm(params)
         like = jax.eval_shape(look, start)
-        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)._replace(place=start)
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)._replace(place=way.light(start))
         parts = len(jax.tree.leaves(empty.slope))
         rates = jnp.full((parts,), self.learning_rate, jnp.result_type(jnp.float32, like.value))
         given = 1 + (self.initial is not None)  # looks at places that are not the search's own
+        stacked = isinstance(way, Retracting)
 
         def attempt(carry: _Carry, k: Array) -> tuple[_Carry, Any]:
             first, seen, rates, kinds = carry
@@ -270,34 +270,44 @@ class Search:
             if self.initial is not None:
                 step = jax.tree.map(lambda a, b: jnp.where(k == 1, a, b).astype(b.dtype), self.initial, step)
             # The first look is at θ itself: one look in the program is half of its compilation.
-            place = _where(k == 0, start, way.move(seen.place, step))
+            place = way.move(seen.place, step)
+            if not isinstance(way, Composing):  # there a step of 0 is exactly none
+                place = _where(k == 0, start, place)
             new = look(place)
-            first = _where(k == 0, new, first)
-            kind = (
-                jnp.zeros((), jnp.int32) if limits is None else _judge(loss, first, seen, new, limits, sign)
-            )
+            first = _where(k == 0, _First(new.value, new.loss), first)
+            kind = jnp.zeros((), jnp.int32)
+            if limits is not None:
+                flat = _is_flat(loss, place.params, limits)
+                kind = _judge(first, size, seen.value, new, limits, sign, flat)
             kind = jnp.where(k < given, 0, kind)
             ok = kind == 0
             if limits is not None:
                 tried = jnp.where(moving, jnp.where(ok, 2 * used, used / 4), rates)
                 rates = jnp.where(k < given, rates, tried)
             kinds = kinds.at[kind].add(jnp.where(k < given, 0, 1))
-            taken = jax.tree.map(lambda x: jnp.where(ok, x, 0), step)
+            taken = jax.tree.map(lambda x: jnp.where(ok, x, 0), step) if stacked else ()
             return _Carry(first, _where(ok, new, seen), rates, kinds), taken
 
         kinds = jnp.zeros((len(Refused._fields) + 1,), jnp.int32)
         count = self.steps + given
-        (first, last, _, kinds), path = scan(attempt, _Carry(empty, empty, rates, kinds), jnp.arange(count))
+        begin = _Carry(_First(empty.value, empty.loss), empty, rates, kinds)
+        (first, last, _, kinds), path = scan(attempt, begin, jnp.arange(count))
         path = jax.tree.map(lambda x: x[1:], path)
-        back = jnp.asarray(False)
+        accepted, moved = kinds[0], way.params(last.place)
         if self.initial is not None and self.limits is not None:
             # The first move was not judged: all of it is now.
-            back = _judge(loss, first, first, last, _filled(self.limits, params), sign) != 0
-            last = _where(back, first, last)
+            limits = _filled(self.limits, params)
+            back = _judge(first, size, first.value, last, limits, sign, _is_flat(loss, moved, limits)) != 0
+            there = empty._replace(value=first.value, loss=first.loss)
+            last = _where(back, there, last)
             path = jax.tree.map(lambda x: jnp.where(back, 0, x), path)
+            accepted = jnp.where(back, 0, accepted)
+            moved = _where(back, params, moved)
+        elif self.initial is None:
+            moved = _where(accepted == 0, params, moved)
         element = last.place.position
-        if isinstance(way, Retracting):
-            element = jax.tree.map(lambda one, rest: one[None] + rest, way.start(params).position, path)
+        if stacked:
+            element = jax.tree.map(lambda one, rest: one[None] + rest, start.position, path)
         small = jnp.finfo(first.loss.dtype).tiny
         info = TeleportInfo(
             objective_before=first.value,
@@ -305,13 +315,13 @@ class Search:
             loss_before=first.loss,
             loss=last.loss,
             loss_error=jnp.abs(last.loss - first.loss) / jnp.maximum(jnp.abs(first.loss), small),
-            accepted=jnp.where(back, 0, kinds[0]),
+            accepted=accepted,
             refused=Refused(*kinds[1:]),
             condition=last.place.condition,
             evaluations=jnp.asarray(count, jnp.int32),
             element=element,
         )
-        return last.place.params, info
+        return moved, info
 
     def _way(self, params: Params) -> Way:
         if isinstance(self.sym, Symmetry):
@@ -327,13 +337,21 @@ class _Seen(NamedTuple):
     place: Place
     value: Array
     loss: Array
+    size: Array
     slope: Any
+
+
+class _First(NamedTuple):
+    """What is found at the first θ."""
+
+    value: Array
+    loss: Array
 
 
 class _Carry(NamedTuple):
     """What goes from one look to the next: what was first seen, what is best, the rates, and counts by ``_judge``."""
 
-    first: _Seen
+    first: _First
     best: _Seen
     rates: Array
     kinds: Array
@@ -405,28 +423,36 @@ def _step(slope: Any, rates: Array, moving: Array, most: Any) -> tuple[Any, Arra
     for i, leaf in enumerate(leaves):
         rate = rates[i]
         if most is not None:
-            norm = tree_norm(leaf)
+            norm = _norm(leaf)
             rate = jnp.minimum(rate, most / jnp.where(norm > 0, norm, 1))
         new.append((jnp.where(moving[i], rate, 0) * leaf).astype(leaf.dtype))
         used.append(rate.astype(rates.dtype))
     return jax.tree.unflatten(treedef, new), jnp.stack(used)
 
 
-def _judge(loss: Loss, first: _Seen, seen: _Seen, new: _Seen, limits: Limits, sign: float) -> Array:
+def _norm(tree: Any) -> Array:
+    """The norm in one pass over the leaves. Where it overflows a step is none, or is refused."""
+    return jnp.sqrt(tree_vdot(tree, tree))
+
+
+def _judge(
+    first: _First, size: Array, value: Array, new: _Seen, limits: Limits, sign: float, flat: Array
+) -> Array:
     """0 for a step that is taken, else one more than the number of the rule it breaks, in the order of ``Refused``."""
-    norms = tree_norm(first.place.params), tree_norm(new.place.params)
-    finite = jnp.isfinite(new.value) & jnp.isfinite(new.loss) & jnp.isfinite(norms[1])
-    fair = norms[1] <= limits.max_growth * norms[0]
+    finite = jnp.isfinite(new.value) & jnp.isfinite(new.loss) & jnp.isfinite(new.size)
+    fair = new.size <= limits.max_growth * size
     sound = new.place.condition <= limits.max_condition
-    flat = jnp.asarray(True)
-    if limits.max_curvature is not None:
-        flat = _curvature(loss, new.place.params) <= limits.max_curvature
     allowed = jnp.maximum(limits.loss_tolerance * jnp.abs(first.loss), limits.loss_floor)
     same = jnp.abs(new.loss - first.loss) <= allowed
-    gain = sign * (new.value - seen.value)
-    better = gain > 4 * jnp.finfo(new.value.dtype).eps * jnp.abs(seen.value)
+    better = sign * (new.value - value) > 4 * jnp.finfo(new.value.dtype).eps * jnp.abs(value)
     broken = jnp.stack([~finite, ~fair, ~sound, ~flat, ~same, ~better])
     return jnp.where(broken.any(), jnp.argmax(broken) + 1, 0).astype(jnp.int32)
+
+
+def _is_flat(loss: Loss, params: Params, limits: Limits) -> Array:
+    if limits.max_curvature is None:
+        return jnp.asarray(True)
+    return _curvature(loss, params) <= limits.max_curvature
 
 
 def _curvature(loss: Loss, params: Params) -> Array:

@@ -34,14 +34,21 @@ class Row(NamedTuple):
         return self.ours / self.reference
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int = 31) -> dict[str, float]:
-    """The median seconds of each call, after one run that compiles; the calls take turns."""
+def interleaved(
+    calls: Mapping[str, Callable[[], object]],
+    repeats: int = 31,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """The median seconds of each call, after one run that compiles; the calls take turns.
+
+    With ``clock=time.process_time`` they are those of processors, of all threads, and other work counts less.
+    """
     for call in calls.values():
         jax.block_until_ready(call())
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(call())
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
