@@ -1,5 +1,6 @@
 """The exact structure of curvature that a symmetry forces, and estimators built on it."""
 
+from eqtoolbox.curvature import _carry  # noqa: F401  (registers how a state is carried along)
 from eqtoolbox.curvature._commutant import Blocks, Commutant
 from eqtoolbox.curvature._components import Component, Member
 from eqtoolbox.curvature._piece import Piece

@@ -88,8 +88,9 @@ def teleport(
       learning_rate: as there.
       maximize: as there.
       buffers: "transport" moves gradients that are remembered as gradients, squares as squares, and any other state
-        as its method ``transport(motion)`` says, or else makes it anew; "keep" leaves all as it is; "reset" makes
-        all anew.
+        as its method ``transport(motion)`` or the rule for its class in ``symmetry.carry_state`` says, or else
+        makes it anew: that of ``scale_by_symmetry`` is moved under compact groups; "keep" leaves all as it is;
+        "reset" makes all anew.
       joint: as for ``teleport_params``.
       retract: as there.
       exact: as there.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from eqtoolbox.linalg import random_like, scan
-from eqtoolbox.symmetry import Equivariance, Symmetry, is_masked, present
+from eqtoolbox.symmetry import Equivariance, Symmetry, carry_state, is_masked, present
 
 Params = Any
 Buffers = Literal["transport", "keep", "reset"]
@@ -111,7 +111,8 @@ def transport_state(motion: Motion, state: Any, fresh: Any, how: Buffers) -> Any
       state: the state.
       fresh: what ``init`` makes of the new parameters.
       how: "transport": gradients move as covectors and their squares as ``Motion.squares`` says, a state with a
-        method ``transport`` as that says, and any other state that is shaped like the parameters is made anew.
+        method ``transport`` as that says, one of a class with a rule in ``symmetry.carry_state`` as the rule says,
+        and any other state that is shaped like the parameters is made anew.
         "keep": nothing moves. "reset": every state that holds something shaped like the parameters is made anew,
         its count included, for a bias correction by an old count would be wrong; schedules go on.
 
@@ -132,8 +133,12 @@ class _Walk:
 
     def __call__(self, state: Any, fresh: Any, white: bool = False) -> Any:
         """The new state; ``white`` where gradients come divided by the root of their squares, and so do not scale."""
-        if self.how == "transport" and callable(getattr(state, "transport", None)):
-            return state.transport(self.motion)
+        if self.how == "transport":
+            if callable(getattr(state, "transport", None)):
+                return state.transport(self.motion)
+            carried = carry_state(state, self.motion, fresh)
+            if carried is not NotImplemented:
+                return carried
         if hasattr(state, "_fields"):
             return self._node(state, fresh, white)
         if isinstance(state, (tuple, list)):

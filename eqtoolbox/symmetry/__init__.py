@@ -1,5 +1,6 @@
 """How a group acts on parameters: labels, `Symmetry`, `Equivariance`, orbits, averages, the catalogue."""
 
+from eqtoolbox.symmetry._carry import carry_state
 from eqtoolbox.symmetry._cocycles import (
     Cocycle,
     Laws,
@@ -43,6 +44,7 @@ __all__ = [
     "SplitInfo",
     "Symmetry",
     "batch_cocycle",
+    "carry_state",
     "check_symmetry",
     "cut",
     "data_dependent_error",

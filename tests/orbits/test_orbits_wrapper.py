@@ -14,6 +14,7 @@ import pytest
 import eqtoolbox as eqt
 from eqtoolbox import groups, orbits
 from eqtoolbox.orbits import Motion
+from eqtoolbox.orbits._transport import transport_state
 from eqtoolbox.symmetry import Equivariance
 
 SYM = eqt.Symmetry({"u": "_ h", "v": "h* _"}, {"h": groups.GeneralLinear(3)})
@@ -323,3 +324,48 @@ def test_bad_arguments_are_named():
         tx.update(params, tx.init(params), params)
     with pytest.raises(ValueError, match="say maximize"):
         orbits.teleport(optax.sgd(1e-2), SYM, objective=lambda f, p: f(p))
+
+
+ROTATED = eqt.Symmetry({"u": "_ h", "v": "h _"}, {"h": groups.Orthogonal(3)})
+PERMUTED = eqt.Symmetry(
+    {"u": "_ h", "b": "h", "v": "h k", "w": "k _"}, {"h": groups.Permutation(3), "k": groups.Permutation(4)}
+)
+
+
+@pytest.mark.parametrize("sym", [ROTATED, PERMUTED], ids=["rotation", "permutations"])
+def test_a_compact_teleport_commutes_with_the_steps_of_symo(sym):
+    rng = np.random.default_rng(7)
+    shapes = {"u": (4, 3), "v": (3, 2)}
+    if sym is PERMUTED:
+        shapes = {"u": (4, 3), "b": (3,), "v": (3, 4), "w": (4, 2)}
+    draw = lambda *n: {k: jnp.asarray(rng.normal(size=(*n, *s)), jnp.float32) for k, s in shapes.items()}  # noqa: E731
+    start, first, then = draw(), draw(4), draw(2)
+    inner = eqt.symo(0.1, sym, sides=None)  # units on every axis, momentum
+
+    def train(params, state, slopes):
+        def step(carry, slope):
+            updates, state = inner.update(slope, carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        return jax.lax.scan(step, (params, state), slopes)[0]
+
+    @jax.jit
+    def both(params, g):
+        params, state = train(params, inner.init(params), first)
+        other = transport_state(Motion(sym, g, params), state, inner.init(params), "transport")
+        moved, other = train(sym.act(g, params), other, jax.vmap(sym.act_dual, (None, 0))(g, then))
+        return sym.act(g, train(params, state, then)[0]), moved, other
+
+    wanted, moved, other = both(start, sym.sample(jax.random.key(8)))
+    close(moved, wanted, 1e-4, 1e-4)
+    assert other[0].symo_count == 6
+
+
+def test_symo_begins_anew_where_its_state_cannot_be_moved():
+    params, _ = problem()
+    for sym, moving in ((SCALED, SCALED), (ROTATED, SIGNED)):  # not compact; not the symmetry of the state
+        inner = eqt.scale_by_symmetry(sym)
+        state = inner.init(params)._replace(symo_count=jnp.int32(5))
+        motion = Motion(moving, moving.sample(jax.random.key(3)), params)
+        assert transport_state(motion, state, inner.init(params), "transport").symo_count == 0
+        assert transport_state(motion, state, inner.init(params), "keep").symo_count == 5
