@@ -90,16 +90,16 @@ def loss(params: Params, x: Array, y: Array) -> Array:
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(forward(params, x), y))
 
 
-def _data(name: str) -> tuple[Array, Array, Array, Array]:
-    if name == "digits":
-        found = zoo.digits()
-    elif name == "mnist":
-        try:
-            found = zoo.mnist()
-        except FileNotFoundError as error:
-            raise ExperimentError(str(error)) from None
-    else:
-        raise ExperimentError(f"`data` must be 'digits' or 'mnist', got {name!r}")
+def image_data(
+    name: str, known: Sequence[str] = ("digits", "mnist", "cifar10")
+) -> tuple[Array, Array, Array, Array]:
+    """Rows of pixels and labels, to train and to test."""
+    if name not in known:
+        raise ExperimentError(f"`data` must be {' or '.join(map(repr, known))}, got {name!r}")
+    try:
+        found = {"digits": zoo.digits, "mnist": zoo.mnist, "cifar10": zoo.cifar10}[name]()
+    except FileNotFoundError as error:
+        raise ExperimentError(str(error)) from None
     flat = lambda x: jnp.asarray(x).reshape(len(x), -1)  # noqa: E731
     return flat(found.train_x), jnp.asarray(found.train_y), flat(found.test_x), jnp.asarray(found.test_y)
 
@@ -124,7 +124,7 @@ class _Lab:
 
     def __init__(self, config: Config):
         self.config, self.epochs = config, {}
-        self.x, self.y, self.test_x, self.test_y = _data(config.data)
+        self.x, self.y, self.test_x, self.test_y = image_data(config.data, ("digits", "mnist"))
         a, b = config.hidden
         self.sizes = (self.x.shape[1], a, b, 10)
         self.sym = Symmetry(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from eqtoolbox.experiments import (
@@ -11,8 +12,10 @@ from eqtoolbox.experiments import (
     run_experiment,
     teleport_landscapes,
     teleport_regression,
+    teleport_sharpness,
     teleport_training,
 )
+from eqtoolbox.orbits import feature_action, teleport_as_printed
 
 
 def outcome(module, tmp_path, **changes):
@@ -37,22 +40,102 @@ def test_teleports_on_test_functions(tmp_path, record_claim):
 
 
 @pytest.mark.slow
-@pytest.mark.claim("DB-F4.5", "DB-EC1", "DB-EC2", "DB-EC3", "DB-EC4")
+@pytest.mark.claim("DB-F4.5", "DB-F4.7", "DC-X3.4", "DB-EC1", "DB-EC2", "DB-EC3", "DB-EC4")
 def test_teleports_on_a_regression(tmp_path, record_claim):
     found = outcome(teleport_regression, tmp_path)
     assert unexpected(found) == []
     jump = found.findings[0]
     assert jump.claims == ("DB-EC1",)
     record_claim("DB-EC1", measured=jump.measured, expected="0 as printed")
+    by_claim = {f.claims: f.measured for f in found.findings}
+    record_claim("DB-F4.7", measured=by_claim["DB-F4.7",], expected="> 0.5: the share with fewer steps")
+    apart = next(f for f in found.findings if f.statement.startswith("Momentum, step 50: the three"))
+    record_claim("DC-X3.4", measured=apart.measured, expected="<= 0.1: nearly coincide")
 
 
 @pytest.mark.slow
-@pytest.mark.claim("DB-F4.6", "DC-X3.5")
+@pytest.mark.claim("DB-EC7")
+def test_small_steps_are_not_convergence(x64, record_claim):
+    """A run that a printed teleport has thrown far off stops at |L_t - L_{t-1}| < 1e-3 well above where it goes."""
+    config = teleport_regression.Config()
+    key = jax.random.split(jax.random.key(0), config.seeds)[2]
+    task, params = teleport_regression._draw(key, config)
+
+    def move(task, params):
+        action = task.action(params, **teleport_regression.PRINTED)
+        return teleport_as_printed(action, task.loss, params, steps=8, learning_rate=2e-7, retract=True)[0]
+
+    tx = optax.sgd(config.rate)
+    run = jax.jit(lambda p: teleport_regression._follow(tx, task, p, 800, move, config.at)["loss"])
+    losses = np.asarray(run(params))
+    stop = 1 + int(np.argmax(np.abs(np.diff(losses)) < 1e-3))
+    assert losses[config.at + 1 :].max() > 2 * losses[config.at]
+    assert stop < 100
+    assert losses[stop] > 1.2 * losses[-1]
+    record_claim(
+        "DB-EC7", measured=float(losses[stop] / losses[-1]), expected="1: the loss at the stop, of that later"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.claim("DC-X3.3")
+def test_teleports_to_flat_and_curved_places(tmp_path, record_claim):
+    found = outcome(teleport_sharpness, tmp_path)
+    assert unexpected(found) == []
+    less = next(f for f in found.findings if f.statement.startswith("AdaGrad: less curved"))
+    record_claim("DC-X3.3", measured=-less.measured, expected=">= 0: log ratio of held-out losses")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("DC-X3.6")
+def test_learning_to_teleport(tmp_path, record_claim):
+    found = outcome(learned_teleport, tmp_path)
+    assert unexpected(found) == []
+    both = next(f for f in found.findings if "of the learnt update alone" in f.statement)
+    record_claim("DC-X3.6", measured=both.measured, expected="< 1: with a learnt teleport, of without")
+
+
+@pytest.mark.claim("DB-F4.9")
+def test_the_cost_of_a_teleport_by_width_and_depth(record_claim):
+    """Operations of a step as the compiler counts them, on square data; it does not see into the pseudo-inverses."""
+
+    def operations(width, depth):
+        layers = [f"layer{i}" for i in range(depth)]
+        params = {name: jax.ShapeDtypeStruct((width, width), jnp.float32) for name in layers}
+        leaky = teleport_regression.leaky
+
+        def loss(p, x):
+            for name in layers[:-1]:
+                x = leaky(0.1)(x @ p[name])
+            return jnp.sum((x @ p[layers[-1]]) ** 2)
+
+        def move(p, x):
+            action = feature_action(
+                p, layers, x, leaky(0.1), leaky(10.0), element="first_order", residual=False
+            )
+            return teleport_as_printed(
+                action, lambda q: loss(q, x), p, steps=2, learning_rate=1e-7, retract=True
+            )[0]
+
+        x = jax.ShapeDtypeStruct((width, width), jnp.float32)
+        return jax.jit(move).lower(params, x).compile().cost_analysis()["flops"]
+
+    two, three, four = (operations(16, depth) for depth in (2, 3, 4))
+    assert four - three == pytest.approx(three - two, rel=0.05)
+    power = np.log2(operations(64, 3) / operations(32, 3))
+    assert 2 < power < 3.1
+    record_claim("DB-F4.9", measured=float(power), expected="a power of the width, at most 3")
+
+
+@pytest.mark.slow
+@pytest.mark.claim("DB-F4.6", "DB-F4.8", "DC-X3.5")
 def test_teleports_in_training(tmp_path, record_claim):
     found = outcome(teleport_training, tmp_path)
     assert unexpected(found) == []
     first = found.findings[0]
     record_claim("DB-F4.6", measured=first.measured, expected="<= 1")
+    earlier = next(f for f in found.findings if "earlier is stronger" in f.statement)
+    record_claim("DB-F4.8", measured=earlier.measured, expected="<= 1: earlier, of latest")
 
 
 def test_what_the_training_needs_is_said(tmp_path, monkeypatch):

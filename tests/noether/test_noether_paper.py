@@ -303,7 +303,7 @@ def test_rates_of_flow_and_of_descent_differ_and_the_size_of_a_charge_has_a_kink
     assert before < -0.1 < 0.1 < after
 
 
-@pytest.mark.claim("DA-E1", "DA-E4", "DA-E5")
+@pytest.mark.claim("DA-E1", "DA-E4", "DA-E5", "DC-E1.1")
 def test_the_shapes_that_fit():
     """As numbers of rows and columns: n inputs, h hidden, m outputs, k samples."""
     n, h, m, k = 3, 4, 2, 5

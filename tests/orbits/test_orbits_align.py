@@ -37,7 +37,7 @@ def check_planted(found, tolerance):
     sym, params, seed = found
     moved = planted(sym, params, seed)
     match = orbits.match_weights(sym, moved, to=params)
-    assert float(match.before) > 0.1
+    assert float(match.before) > 0.01  # one scaling of six units may be near 1
     assert float(match.after) < tolerance * float(match.before)
     again = sym.act(match.element, moved)
     assert all(

@@ -170,7 +170,7 @@ def rescaled(rng, k, m, n=5, hidden=4, outputs=3):
     return loss, np.linalg.norm(y), (u, v, f)
 
 
-@pytest.mark.claim("DB-P3.3.3", "DB-EA3", "DB-F3.2")
+@pytest.mark.claim("DB-P3.3.3", "DB-EA3", "DB-F3.2", "DB-G3")
 @pytest.mark.parametrize("k", [0.5, 1.0, 2.0, 3.0])
 def test_linear_connectivity_fails_by_as_much_as_one_likes(k, x64):
     barrier = 7.0
@@ -186,6 +186,8 @@ def test_linear_connectivity_fails_by_as_much_as_one_likes(k, x64):
     # The printed scale C^k works from k = 1 on only, and the printed curve is the chord.
     c = 2 ** (k + 1) * (barrier**0.5 / norm + 1) - 1
     assert (float(orbits.chord_barrier(c**k, k, norm)) > barrier) == (k >= 1)
+    for m in (0.3, 1.0, 5.0):
+        assert np.isclose(orbits.chord_factor(m, 1.0, 0.5), (m + 2 + 1 / m) / 4, rtol=1e-12)
     with pytest.raises(ValueError, match="`degree` must be positive"):
         orbits.scale_for_barrier(1.0, 0.0, 1.0)
 
@@ -293,7 +295,7 @@ def helix(height):
     return 1 / (1 + height**2), 2 * np.pi * height, length, np.linalg.norm(curve - middle, axis=1).min()
 
 
-@pytest.mark.claim("DB-T3.4.2", "DB-EA1")
+@pytest.mark.claim("DB-T3.4.2", "DB-EA1", "DB-G4")
 def test_chords_are_near_short_curves_and_not_near_long_ones(record_claim, x64):
     for height, printed, true in ((0.1, 0.0501, 0.3126), (0.05, 0.0124, 0.1569), (0.2, 0.211, 0.616)):
         kappa, distance, length, found = helix(height)
@@ -302,6 +304,9 @@ def test_chords_are_near_short_curves_and_not_near_long_ones(record_claim, x64):
         assert np.isclose(found, true, atol=1e-3)
         assert found > 2 * as_printed  # the theorem as printed is false
         assert np.isinf(orbits.chord_distance_bound(kappa, distance, length))
+    golden = float(orbits.chord_distance_bound(0.990099, 0.628319, 0.63))
+    assert abs(golden - 0.050102) < 1e-6
+    record_claim("DB-G4", measured=golden, expected="0.050102")
     record_claim("DB-T3.4.2", measured=0.3126, expected="at most 0.0501 as printed")
     rng = np.random.default_rng(0)
     tried = 0

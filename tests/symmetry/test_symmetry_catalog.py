@@ -110,7 +110,14 @@ def check(record):
 
 
 ROWS = [
-    pytest.param(name, marks=pytest.mark.claim(f"DA-{name.split('/')[0]}", "DA-T1", "DA-T2", "DA-T5"))
+    pytest.param(
+        name,
+        marks=pytest.mark.claim(
+            f"DA-{name.split('/')[0]}",
+            *("DA-T1", "DA-T2", "DA-T5", "DC-T1.1"),
+            *(["DC-T1.2"] if name.startswith("S2/") else []),
+        ),
+    )
     for name in catalog.row_names()
 ]
 

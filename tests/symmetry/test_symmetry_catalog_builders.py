@@ -389,7 +389,7 @@ def test_the_eps_of_a_batch_norm_breaks_its_scale_invariance(x64, record_claim):
     record_claim("DA-S6", measured=error, expected="of the order of eps = 1e-5")
 
 
-@pytest.mark.claim("DA-E2")
+@pytest.mark.claim("DA-E2", "DC-E1.1")
 def test_the_groups_of_examples_125_and_127_are_those_of_the_hidden_units(x64, record_claim):
     (odd,) = catalog.rows("S4/tanh")
     printed = Symmetry({"Dense_0/kernel": "n _"}, {"n": SignFlip(4)})
@@ -401,7 +401,7 @@ def test_the_groups_of_examples_125_and_127_are_those_of_the_hidden_units(x64, r
     assert orbit_change(inputs, norm.apply, norm.params, norm.inputs) > 0.1
 
 
-@pytest.mark.claim("DA-E3")
+@pytest.mark.claim("DA-E3", "DC-E1.1")
 def test_the_softmax_of_example_128_normalises_over_classes(x64, record_claim):
     (row,) = catalog.rows("S7/softmax")
 
@@ -432,7 +432,7 @@ def test_rotary_positions_break_the_linear_group_of_queries_and_keys(x64):
     assert orbit_change(sym, lambda p, x: logits(p, x, True), params, x) > 0.1
 
 
-@pytest.mark.claim("DA-T3", "DA-T4")
+@pytest.mark.claim("DA-T3", "DA-T4", "DC-T1.4")
 @pytest.mark.parametrize(("name", "claim"), [("S13", "DA-T3"), ("S14", "DA-T4")])
 def test_a_loss_or_a_mean_stays_while_the_network_changes(name, claim, x64, record_claim):
     (row,) = catalog.rows(name)

@@ -116,7 +116,7 @@ DEPTHS = [
 ]
 
 
-@pytest.mark.claim("DA-S15", "DA-S16", "DA-T14", "DA-T15")
+@pytest.mark.claim("DA-S15", "DA-S16", "DA-T14", "DA-T15", "DC-T1.3")
 @settings(max_examples=40)
 @given(case=st.sampled_from(DEPTHS), seed=st.integers(0, 2**31 - 1))
 def test_rotation_action_axioms_and_invariance(case, seed):
@@ -150,7 +150,7 @@ def test_batch_action_axioms_and_invariance(case, seed):
     assert max(errors.values()) < TOLERANCE, errors
 
 
-@pytest.mark.claim("DA-S15", "DA-T14")
+@pytest.mark.claim("DA-S15", "DA-T14", "DC-T1.3")
 def test_two_layers_are_equation_27(x64, record_claim):
     widths = (4, 3, 2)
     params, g, x = network(5, widths), element(5, widths)["h1"], data(5, 4)

@@ -212,6 +212,7 @@ def test_missing_files_are_named(tmp_path, monkeypatch):
         zoo.cifar100(tmp_path)
 
 
+@pytest.mark.claim("DC-E5.1")
 @pytest.mark.parametrize("folder", ["", "cifar-10-batches-bin"])
 def test_cifar10(tmp_path, folder):
     parts = write_cifar10(tmp_path / folder)
@@ -221,6 +222,7 @@ def test_cifar10(tmp_path, folder):
     np.testing.assert_array_equal(data.train_y, rows[:, 0])
     # Pixel (row 5, column 9) of the colour c is byte 1 + 1024 c + 32 * 5 + 9 of its record.
     raw = zoo.cifar10(tmp_path, standardise=False)
+    assert raw.train_x[0].size == 32**2 * 3 != 32**3 * 3  # what a layer on all pixels reads
     np.testing.assert_allclose(raw.train_x[:, 5, 9], rows[:, [170, 1194, 2218]] / 255, atol=1e-6)
     train = np.round(np.asarray(raw.train_x, np.float64) * 255)
     np.testing.assert_allclose(data.train_x, scaled(train, train), atol=1e-5)
