@@ -26,7 +26,14 @@ COLOURS = {
     "c2": "#c8501e",
     "c3": "#8a4fb0",
 }
-INK, MUTED, GRID, *SERIES = COLOURS.values()
+#: Text and the lines that matter most.
+INK = COLOURS["ink"]
+#: Ticks, frames and what is said beside.
+MUTED = COLOURS["muted"]
+#: Lines of a grid.
+GRID = COLOURS["grid"]
+#: The four colours of data, in the order of use.
+SERIES = [COLOURS["c0"], COLOURS["c1"], COLOURS["c2"], COLOURS["c3"]]
 PAPER = "#fdfdfb"
 WIDTH = 7.6
 

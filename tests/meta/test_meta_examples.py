@@ -4,11 +4,11 @@ import doctest
 import importlib
 import pathlib
 import pkgutil
-import re
 import subprocess
 import sys
 import types
 
+import code_blocks
 import jax
 import pytest
 
@@ -56,13 +56,12 @@ def test_examples_of_docstrings(name):
     assert result.failed == 0
 
 
-def test_examples_of_the_readme(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_examples_of_the_readme():
+    readme = ROOT / "README.md"
+    blocks = code_blocks.blocks(readme)
     assert blocks
-    for block in blocks:
-        with jax.numpy_rank_promotion("allow"):  # as a user has it
-            exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
-    assert "symmetry of dimension 49" in capsys.readouterr().out
+    output = "".join(code_blocks.run(readme, block, {"__name__": "__main__"}) for block in blocks)
+    assert "symmetry of dimension 49" in output
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -1,0 +1,98 @@
+"""What MkDocs runs while it builds the site: pages made from the package, pictures and formulas put into the page."""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+from pathlib import Path
+
+import errata
+import latex2mathml.converter
+import notebooks
+import reference
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(
+    0, str(ROOT)
+)  # the package is that of this working tree, not an installed copy; imported later
+
+README = re.compile(r'^<!-- readme: "(?P<heading>[^"]+)"(?: from "(?P<start>[^"]+)")? -->$', re.MULTILINE)
+PICTURE = re.compile(
+    r'<p>\s*<img alt="(?P<alt>[^"]*)" src="(?P<path>[^"]*pictures/(?P<name>[\w-]+)\.svg)"\s*/?>\s*</p>'
+)
+MATH = re.compile(
+    r'<(?P<tag>span|div) class="arithmatex">\\(?P<open>[\[(])(?P<tex>.*?)\\[\])]</(?P=tag)>', re.DOTALL
+)
+
+
+def on_config(config):
+    """Puts the pages of the API reference into the navigation."""
+    for entry in config.nav:
+        if entry.get("API reference") == "api":
+            entry["API reference"] = [
+                reference.page_name(m)
+                if m == "eqtoolbox"
+                else {m.removeprefix("eqtoolbox."): reference.page_name(m)}
+                for m in reference.public_modules()
+            ]
+    return config
+
+
+def on_files(files, *, config):
+    """Adds the pages of the API reference."""
+    for module, names in reference.public_modules().items():
+        page = reference.page(module, names)
+        files.append(File.generated(config, reference.page_name(module), content=page))
+    return files
+
+
+def on_page_markdown(markdown, *, page, **_):
+    """Fills in what comes from the README, the changelog, the notebooks and the list of claims."""
+    markdown = README.sub(lambda m: readme(m["heading"], m["start"]), markdown)
+    if page.file.src_uri == "errata.md":
+        markdown = errata.render(markdown, ROOT)
+    if page.file.src_uri == "notebooks.md":
+        markdown = notebooks.render(markdown, ROOT)
+    if page.file.src_uri == "changelog.md":
+        markdown = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    return markdown
+
+
+def on_page_content(content, *, page, config, **_):
+    """Formulas as MathML, so that no script draws them; pictures inside the page, so that they take its colours."""
+    content = MATH.sub(mathml, content)
+    return PICTURE.sub(lambda m: picture(m, Path(config.docs_dir)), content)
+
+
+def readme(heading: str, start: str | None) -> str:
+    """A section of the README under its heading, or what follows the line that begins with ``start``."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    body, inside, fenced = "", False, False
+    for line in lines:
+        fenced ^= line.startswith("```")
+        if not fenced and (title := re.fullmatch(r"#+ (.*)", line)):
+            inside = title[1] == heading
+        elif inside:
+            body += line + "\n"
+    if start:
+        place = re.search(rf"^{re.escape(start)}", body, re.MULTILINE)
+        body = body[place.start() :] if place else ""
+    if not body.strip():
+        raise PluginError(f"README.md has no section {heading!r} with a line that begins with {start!r}")
+    return body.strip()
+
+
+def mathml(match: re.Match) -> str:
+    display = "block" if match["open"] == "[" else "inline"
+    return latex2mathml.converter.convert(html.unescape(match["tex"]).strip(), display=display)
+
+
+def picture(match: re.Match, pages: Path) -> str:
+    file = pages / "pictures" / f"{match['name']}.svg"
+    if not file.is_file():
+        return match[0]  # MkDocs has said that it is missing
+    text = file.read_text(encoding="utf-8").replace('aria-label=""', f'aria-label="{match["alt"]}"', 1)
+    return f"<figure>{text}<figcaption>{match['alt']}</figcaption></figure>"
