@@ -36,7 +36,8 @@ from eqtoolbox.linalg import (
 from eqtoolbox.symmetry import Symmetry, check_symmetry, cut, join_blocks
 
 Params = Any
-Blocks = dict[str, Array]  # component -> matrices (*family, m, m)
+#: An operator of the commutant: component -> matrices (*family, m, m).
+Blocks = dict[str, Array]
 
 #: Largest number of entries of all blocks together.
 BLOCK_LIMIT = 2**30

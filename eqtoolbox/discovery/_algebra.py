@@ -42,7 +42,7 @@ class LieAlgebra:
 
     @property
     def dimension(self) -> int:
-        """k."""
+        """The number k of generators."""
         return len(self.constants)
 
     @property

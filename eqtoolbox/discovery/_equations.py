@@ -34,6 +34,7 @@ from eqtoolbox.symmetry import DefinitionErrors
 
 Params = Any
 
+#: In what sense a generator can be a symmetry, by the names of ``DefinitionErrors``.
 DEFINITIONS: tuple[str, ...] = DefinitionErrors._fields
 #: Inputs that one equation of the functional definitions reads.
 EXAMPLES = 4

@@ -100,17 +100,17 @@ def first(figure, axes):
     def charge(p):
         return eqt.noether.charge_fn(sym)(p)["h"].squeeze()
 
-    starts = [(2.6, 0.3), (2.0, 0.9), (0.8, 0.8), (0.9, 1.9), (0.3, 2.6)]
-    for colour, step, size, style in ((SERIES[0], 2000, 1e-3, "-"), (SERIES[2], 40, 0.05, "o")):
+    starts = [(2.4, 1.0), (2.0, 0.1), (0.3, 0.3), (0.1, 2.0), (1.0, 2.4)]
+    for colour, step, size, style in ((SERIES[0], 2000, 1e-3, "-"), (SERIES[2], 20, 0.1, "o")):
         for start in starts:
             _, path = descend(optax.sgd(size), loss, place(*start), step)
             time = size * np.arange(step)
             shown = slice(None, None, max(1, step // 50))
             right.plot(time[shown], jax.vmap(charge)(path)[shown], style, color=colour, lw=1.6, ms=2.2)
     right.plot([], [], color=SERIES[0], label="gradient flow")
-    right.plot([], [], "o", ms=3, color=SERIES[2], label="descent, η = 0.05")
-    right.set(xlabel="time", ylabel="charge v² − u²", title="The charge")
-    right.legend(loc="center right")
+    right.plot([], [], "o", ms=3, color=SERIES[2], label="descent, η = 0.1")
+    right.set(xlabel="time", ylabel="charge v² − u²", title="The charge", ylim=(-6.5, 5.5))
+    right.legend(loc="lower center", ncols=2)
 
 
 @picture(columns=6, height=1.75)
@@ -299,8 +299,8 @@ def charges(figure, axes):
     right.plot([], [], color=MUTED, ls=":", label="error of the law")
     left.set(xlabel="step", title="Charges of eight units")
     right.set(xlabel="step", title="Relative to their norm")
-    left.legend()
-    right.legend(loc="center right")
+    left.legend(loc=(0.62, 0.1))
+    right.legend(loc=(0.42, 0.52))
 
 
 def tanh_gradients(count, seed=0):
@@ -470,8 +470,7 @@ def discovery(figure, axes):
     found = eqt.discovery.null_space(
         eqt.discovery.linear_family(params), apply, params, x, key=jax.random.key(3)
     )
-    values = np.maximum(np.asarray(found.spectrum, np.float64), 1e-17)
-    print(values[-8:])
+    values = np.maximum(np.asarray(found.spectrum, np.float64), 1e-12)
     rank = len(values) - found.dimension
     (ax,) = axes
     ax.semilogy(
