@@ -23,6 +23,7 @@ sys.path.insert(
 
 log = logging.getLogger("mkdocs.hooks")
 
+FETCHED = "https://unpkg.com/iframe-worker/shim"
 README = re.compile(r'^<!-- readme: "(?P<heading>[^"]+)"(?: from "(?P<start>[^"]+)")? -->$', re.MULTILINE)
 PICTURE = re.compile(
     r'<p>\s*<img alt="(?P<alt>[^"]*)" src="(?P<path>[^"]*pictures/(?P<name>[\w-]+)\.svg)"\s*/?>\s*</p>'
@@ -74,16 +75,24 @@ def on_page_content(content, *, page, config, **_):
 
 def on_post_page(output, *, page, **_):
     """Search that needs no network, in place of the script that the theme would fetch."""
-    return output.replace(
-        "https://unpkg.com/iframe-worker/shim", get_relative_url("assets/search.js", page.url)
+    return output.replace(FETCHED, get_relative_url("assets/search.js", page.url))
+
+
+def on_post_template(output_content, *, template_name, **_):
+    """The same on the page of what is not found, which is at the top."""
+    return (
+        output_content.replace(FETCHED, "/assets/search.js")
+        if template_name == "404.html"
+        else output_content
     )
 
 
 def warn_of_empty_entries(content: str, page: str) -> None:
     """Warns, so that a strict build fails, of names of the reference that nothing is said about."""
     starts = list(re.finditer(r'<h\d id="([^"]+)" class="doc doc-heading"', content))
-    for start, end in zip(starts, [*starts[1:], None], strict=True):
-        entry = content[start.start() : end.start() if end else None].partition("doc-contents")[2]
+    for i, start in enumerate(starts):
+        end = starts[i + 1].start() if i + 1 < len(starts) else len(content)
+        entry = content[start.start() : end].partition("doc-contents")[2]
         if not re.sub(r"<[^>]*>|\s", "", entry.partition(">")[2]):
             log.warning("%s: nothing is said about %s", page, start[1])
 
