@@ -51,7 +51,7 @@ class Config:
     every: int = 25
     batch: int = 128
     rate: float = 0.1
-    decay: float = 5e-3
+    decay: float = 2e-3
     points: int = 2000
     same: float = 0.9
 

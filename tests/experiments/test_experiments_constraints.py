@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from eqtoolbox import mirror
+from eqtoolbox import mirror, zoo
 from eqtoolbox.experiments import (
     ExperimentError,
     _residual,
@@ -157,6 +157,59 @@ def test_blocks_of_neurons_are_counted():
         assert found["largest"] == 2
         np.testing.assert_allclose((found["dead"], found["equal"]), (2 / 6, 2 / 4))
         np.testing.assert_allclose(found["matrix"][0, 3], 1, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.claim("MS-F3c")
+def test_blocks_grow_with_decay(record_claim):
+    """Of none to most of the live neurons of an MLP on the digits, before and after ReLU, at the same accuracy."""
+    data, module, decays, steps = (
+        zoo.digits(),
+        zoo.MLP((64, 64, 10), "relu"),
+        jnp.array([0.0, 1e-3, 5e-3]),
+        6000,
+    )
+    (x, y), (test_x, test_y) = data.train, data.test
+
+    def loss(p, x, y):
+        logits = module.apply({"params": p}, x)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
+
+    def trained(key, decay):
+        start, order = jax.random.split(key)
+        tx = optax.chain(optax.add_decayed_weights(decay), optax.sgd(0.1, momentum=0.9))
+
+        def step(carry, rows):
+            p, state = carry
+            updates, state = tx.update(jax.grad(loss)(p, x[rows], y[rows]), state, p)
+            return (optax.apply_updates(p, updates), state), None
+
+        p = module.init(start, x[:1])["params"]
+        rows = jax.random.randint(order, (steps, 128), 0, len(x))
+        p = jax.lax.scan(step, (p, tx.init(p)), rows)[0][0]
+        hidden = jax.nn.relu(test_x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"][None])
+        before = hidden @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"][None]
+        return before, jnp.mean(module.apply({"params": p}, test_x).argmax(-1) == test_y)
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    values, right = jax.jit(jax.vmap(jax.vmap(trained, (None, 0)), (0, None)))(keys, decays)
+    shares = np.array(
+        [
+            [
+                [neuron_blocks.look(f(np.asarray(v)), 0.9)["equal"] for f in (np.array, jax.nn.relu)]
+                for v in seed
+            ]
+            for seed in values
+        ]
+    )
+    assert shares[:, 0].max() <= 0.1
+    assert shares[:, 2].min() >= 0.6
+    assert np.all(np.diff(shares, axis=1) > 0.2)
+    assert right.min() > 0.97
+    record_claim(
+        "MS-F3c", measured=float(shares[:, 2].min()), expected="most neurons at decay 5e-3, 0.1 without"
+    )
 
 
 @pytest.mark.slow
