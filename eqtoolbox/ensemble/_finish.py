@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from eqtoolbox.ensemble._ensemble import Sums
 from eqtoolbox.ensemble._errors import EnsembleError
@@ -22,14 +22,15 @@ from eqtoolbox.pages import (
     INK,
     MUTED,
     SERIES,
+    Entry,
     figure,
     house_style,
     new_figure,
     paragraph,
     plain,
+    render_page,
     save_tree,
     show_matrix,
-    style_sheet,
     table,
     to_png,
     to_svg,
@@ -192,18 +193,18 @@ def _page(study: Study, summary: dict[str, Any], svg: Markup | None) -> str:
     """report.html: one file without external resources."""
     rows = [(time, value, error) for time, (value, error) in summary["loss"].items()]
     title = f"Ensemble of {summary['models']} models: {summary['problem']}"
-    body = [
-        Markup("<h1>{}</h1>").format(title),
+    top = [
         paragraph(
             f"{summary['parameters']} parameters; an operator that commutes with the symmetry has "
             f"{summary['free_numbers']} free numbers. {summary['left_out']} models were left out because a number of "
             f"theirs was not finite. On {summary['run']['device']}, {summary['run']['processes']} process(es)."
         ),
-        Markup("<pre>{}</pre>").format(str(study.com)),
-        table(("steps", "mean loss", "standard error"), rows, narrow=True),
+        Markup('<div class="scroll"><pre>{}</pre></div>').format(str(study.com)),
     ]
+    losses = table(("steps", "mean loss", "standard error"), rows, narrow=True)
+    sections = [(Entry("loss", "Loss"), [losses])]
     if svg is not None:
-        body.append(figure(svg, CAPTION))
+        sections.append((Entry("curvature", "Curvature"), [figure(svg, CAPTION)]))
     if summary["laws"]:
         laws = [
             (
@@ -222,8 +223,7 @@ def _page(study: Study, summary: dict[str, Any], svg: Markup | None) -> str:
             "predicted",
             "n‖M̂ − PM̂‖² off its prediction (standard errors)",
         )
-        body.append(table(head, laws))
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{style_sheet()}</style></head><body><main>{Markup('').join(body)}</main></body></html>\n"
-    )
+        sections.append((Entry("laws", "What projecting saves"), [table(head, laws)]))
+    contents = [entry for entry, _ in sections]
+    template = Path(__file__).with_name("report.html")
+    return render_page(template, contents, title=title, top=top, sections=sections)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from eqtoolbox.experiments._finding import Finding
 from eqtoolbox.experiments._run import Outcome
-from eqtoolbox.pages import device, figure, paragraph, pretty, style_sheet, table, versions
+from eqtoolbox.pages import Entry, device, figure, paragraph, pretty, render_page, table, versions
 
 MARKS = {"verified": "✓", "refuted": "✗", "inconclusive": "?"}
 
@@ -30,12 +30,13 @@ def index_page(outcomes: Sequence[Outcome], size: str) -> str:
       outcomes: in order.
       size: "quick" or "full".
     """
-    import jinja2
-
-    source = Path(__file__).with_name("index.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(source).render(
-        style=style_sheet(),
+    contents = [
+        Entry(o.experiment.name, o.experiment.title, "" if o.as_anticipated else "not as expected")
+        for o in outcomes
+    ]
+    return render_page(
+        Path(__file__).with_name("index.html"),
+        contents,
         size=size,
         outcomes=[(outcome, _blocks(outcome)) for outcome in outcomes],
         summary=_summary(outcomes),

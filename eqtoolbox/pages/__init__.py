@@ -10,10 +10,10 @@ from eqtoolbox.pages._figures import (
     house_style,
     new_figure,
     show_matrix,
-    style_sheet,
     to_png,
     to_svg,
 )
+from eqtoolbox.pages._page import Entry, render_page, style_sheet
 from eqtoolbox.pages._plain import plain
 from eqtoolbox.pages._progress import SILENT, Progress, progress_bar, progress_lines
 from eqtoolbox.pages._series import POINTS, kept
@@ -28,6 +28,7 @@ __all__ = [
     "SERIES",
     "SILENT",
     "DamagedError",
+    "Entry",
     "Progress",
     "device",
     "draw",
@@ -42,6 +43,7 @@ __all__ = [
     "pretty",
     "progress_bar",
     "progress_lines",
+    "render_page",
     "save_tree",
     "show_matrix",
     "style_sheet",

@@ -9,6 +9,9 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+#: Letters from which on a cell of a table keeps a width to be read in, on phones too.
+LONG = 48
+
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -28,7 +31,8 @@ def number(value: Any, digits: int = 2) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     if value == 0 or 1e-2 <= abs(value) < 1e4:
-        return f"{value:.{digits + 1}g}"
+        text = f"{value:.{digits + 1}g}"
+        return text if "e" not in text else f"{value:.0f}"
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return f"{mantissa}×10{str(int(exponent)).translate(_SUPERSCRIPT)}"
 
@@ -65,10 +69,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, narrow: bool = 
 
     def cell(value: Any) -> Markup:
         content = value if isinstance(value, Markup) else pretty(value)
-        start = Markup("<td>") if isinstance(value, str) else Markup('<td class="num">')
+        kind = "num" if not isinstance(value, str) else "long" if len(value) > LONG else ""
+        start = Markup('<td class="{}">').format(kind) if kind else Markup("<td>")
         return start + content + Markup("</td>")
 
-    top = Markup("").join(Markup("<th>{}</th>").format(h) for h in head)
+    top = Markup("").join(Markup('<th scope="col">{}</th>').format(h) for h in head)
     body = Markup("").join(Markup("<tr>{}</tr>").format(Markup("").join(map(cell, row))) for row in rows)
     return Markup(
         '<div class="scroll"><table class="{}"><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'

@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +18,11 @@ if TYPE_CHECKING:
 #: The colours of the light page, by role. Inline SVG has the page's variables in their place, ``var(--ink)``.
 COLOURS = {
     "ink": "#1c1f24",
-    "muted": "#6b7280",
+    "muted": "#5b6370",
     "grid": "#e3e4e0",
     "c0": "#2a63b8",
-    "c1": "#14866b",
-    "c2": "#c8501e",
+    "c1": "#107a61",
+    "c2": "#bd4716",
     "c3": "#8a4fb0",
 }
 #: Text and the lines that matter most.
@@ -72,11 +71,6 @@ _STYLE: dict[Any, Any] = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
-
-
-def style_sheet() -> Markup:
-    """The CSS of a page."""
-    return Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8"))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from eqtoolbox.pages import number, plain, pretty, style_sheet, table
+from eqtoolbox.pages import Entry, number, plain, pretty, render_page, table
 from eqtoolbox.report._config import Config, flag
 from eqtoolbox.report._section import Check, Number, Section, SectionResult
 
@@ -123,10 +123,16 @@ class Report:
 
     def to_html(self) -> str:
         """The page: one file without external resources."""
-        import jinja2
-
-        source = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
-        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-        return environment.from_string(source).render(
-            report=self, number=number, pretty=pretty, style=style_sheet()
+        contents = [Entry(s.section.name, s.section.title, _bad(s.result)) for s in self.sections]
+        return render_page(
+            Path(__file__).with_name("template.html"),
+            [*contents, Entry("setup", "Setup")],
+            report=self,
+            number=number,
+            pretty=pretty,
         )
+
+
+def _bad(result: SectionResult) -> str:
+    failed = sum(not check.passed for check in result.checks)
+    return f"{failed} failed" if failed else ""

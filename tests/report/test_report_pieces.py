@@ -22,6 +22,9 @@ from eqtoolbox.report._load import load_npz
         (0.25, "0.25"),
         (96.123, "96.1"),
         (1.0e5, "1.0×10⁵"),
+        (1000.0, "1000"),
+        (-999.9, "-1000"),
+        (2345.6, "2346"),
         (float("nan"), "–"),
         (float("inf"), "∞"),
         (None, "–"),
@@ -37,7 +40,7 @@ def test_texts_are_escaped_and_powers_raised():
     assert pretty("S(3)⋉R₊^32 <b>") == "S(3)⋉R₊<sup>32</sup> &lt;b&gt;"
     assert paragraph("a < b", "see") == '<p class="see">a &lt; b</p>'
     html = table(["<x>"], [["<y>", 1e-9]])
-    assert "<th>&lt;x&gt;</th>" in html
+    assert '<th scope="col">&lt;x&gt;</th>' in html
     assert "<td>&lt;y&gt;</td>" in html
     assert '<td class="num">1.0×10⁻⁹</td>' in html
 
