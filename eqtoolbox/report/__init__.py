@@ -1,9 +1,12 @@
 """The symmetry report of a model: one registered file per section, one page, one JSON, one summary."""
 
+from eqtoolbox.report._compare import Comparison, compare
+from eqtoolbox.report._comparison_table import print_comparison
 from eqtoolbox.report._config import Config
 from eqtoolbox.report._context import Context
 from eqtoolbox.report._doctor import Finding, examine
 from eqtoolbox.report._errors import ReportError
+from eqtoolbox.report._file import load_report, schema
 from eqtoolbox.report._load import load_problem
 from eqtoolbox.report._report import FORMAT, FORMAT_VERSION, Finished, Report
 from eqtoolbox.report._run import make_report
@@ -16,6 +19,7 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "Check",
+    "Comparison",
     "Config",
     "Context",
     "Finding",
@@ -30,10 +34,14 @@ __all__ = [
     "Step",
     "all_sections",
     "check_target",
+    "compare",
     "examine",
     "load_problem",
+    "load_report",
     "make_report",
+    "print_comparison",
     "print_summary",
+    "schema",
     "train",
     "write",
 ]
