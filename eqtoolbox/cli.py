@@ -1,18 +1,22 @@
 """The console command ``eqtoolbox``.
 
 Exit codes: 0 done, and everything holds; 1 everything is written, but a check of the report or a verdict of an
-experiment is not as expected, or there is a bug of the library, with its traceback; 2 something given is wrong, with
-one message on standard error and nothing written; 130 interrupted; 143 an ensemble was stopped by SIGTERM.
+experiment is not as expected, or a check is worse in the second of two reports, or there is a bug of the library, with
+its traceback; 2 something given is wrong, with one message on standard error and nothing written; 130 interrupted; 143
+an ensemble was stopped by SIGTERM.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
@@ -24,16 +28,78 @@ DONE, FAILED, BUG, WRONG, INTERRUPTED, STOPPED = 0, 1, 1, 2, 130, 143
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Says what differs between two reports: settings, numbers, checks.
+
+    $ eqtoolbox compare before/report.json after/report.json
+    $ eqtoolbox compare before after --json
+
+    Exit codes:
+    0 no check is worse in the second; with --strict, nothing differs
+    1 a check that passed fails or is gone; with --strict, something differs
+    2 a file is missing, damaged, of another kind or of a later version
+    """
+
+    before: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="A", metavar="A", help_behavior_hint="")]
+    """The first report.json, or the folder it is in."""
+    after: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="B", metavar="B", help_behavior_hint="")]
+    """The second."""
+    tolerance: float = 0.01
+    """Relative changes of numbers up to it are not differences."""
+    every: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(name="all", help_behavior_hint="")] = (
+        False
+    )
+    """Prints also what is equal, and all that was measured."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """Prints JSON, with all of it."""
+    strict: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """Any difference makes the exit code 1."""
+
+    def check(self) -> None:
+        """Checks the options.
+
+        Raises:
+          ReportError: names the option, the rule and the value.
+        """
+        if not self.tolerance >= 0:
+            raise ReportError(f"--tolerance must be at least 0, got {self.tolerance}")
+
+
+@dataclass(frozen=True)
 class Doctor:
-    """Says what eqtoolbox runs on: versions, devices, 64-bit mode, the bundled data."""
+    """Says what eqtoolbox runs on, and what is missing.
+
+    Versions, devices, 64-bit arithmetic, the bundled data, and the optional parts.
+
+    Exit codes:
+    0 all that is needed is there
+    2 something needed is missing or broken
+    """
 
 
-Command = (
-    Annotated[Config, tyro.conf.subcommand("report", prefix_name=False)]
-    | Annotated[Reproduce, tyro.conf.subcommand("reproduce", prefix_name=False)]
-    | Annotated[EnsembleConfig, tyro.conf.subcommand("ensemble", prefix_name=False)]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor", prefix_name=False)]
-)
+_COMMANDS = {
+    "report": Config,
+    "compare": Compare,
+    "reproduce": Reproduce,
+    "ensemble": EnsembleConfig,
+    "doctor": Doctor,
+}
+
+
+def _parse(argv: Sequence[str]) -> Any:
+    """The command that the arguments name, with its options."""
+    listed = not argv or argv[0] in ("-h", "--help")  # then one line for each command
+    choices: Any = None
+    for name, kind in _COMMANDS.items():
+        summary = (kind.__doc__ or "").partition("\n")[0] if listed else None
+        one = Annotated[kind, tyro.conf.subcommand(name, prefix_name=False, description=summary)]
+        choices = one if choices is None else choices | one
+    return tyro.cli(
+        choices,
+        prog="eqtoolbox",
+        description="Symmetries of neural-network parameters.\n\n`eqtoolbox COMMAND --help` says more of a command.",
+        args=argv,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,12 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code.
     """
     try:
-        command = tyro.cli(
-            Command,  # pyright: ignore[reportArgumentType]
-            prog="eqtoolbox",
-            description="Symmetries of neural-network parameters.",
-            args=argv,
-        )
+        argv = sys.argv[1:] if argv is None else argv
+        if list(argv) == ["--version"]:
+            print(f"eqtoolbox {importlib.metadata.version('eqtoolbox')}")
+            return DONE
+        command = _parse(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else DONE if stop.code is None else WRONG
     try:
@@ -59,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return report(command)
         if isinstance(command, EnsembleConfig):
             return ensemble(command)
+        if isinstance(command, Compare):
+            return compare(command)
         return reproduce(command) if isinstance(command, Reproduce) else doctor()
     except (ReportError, ExperimentError, EnsembleError) as error:
         print(f"eqtoolbox: error: {error}", file=sys.stderr)
@@ -87,11 +154,32 @@ def report(config: Config) -> int:
 
     config.check()
     check_target(config.out)
+    _require_device(ReportError)
     with progress_bar() as progress:
         made = make_report(config, progress=progress)
     write({"report.html": made.to_html(), "report.json": made.to_json()}, config.out)
     print_summary(made, config.out)
     return FAILED if made.failed else DONE
+
+
+def compare(command: Compare) -> int:
+    """``eqtoolbox compare``: prints what differs; 1 if a check is worse, or with --strict if anything differs.
+
+    Raises:
+      ReportError: one of the files is not a report.
+    """
+    import json
+
+    from eqtoolbox.report import compare, load_report, print_comparison
+
+    command.check()
+    paths = command.before, command.after
+    found = compare(*map(load_report, paths), tolerance=command.tolerance)
+    if command.json:
+        print(json.dumps({"paths": [str(p) for p in paths]} | found.to_data(), indent=1, ensure_ascii=False))
+    else:
+        print_comparison(found, paths, everything=command.every)
+    return FAILED if found.worse or (command.strict and not found.equal) else DONE
 
 
 def reproduce(command: Reproduce) -> int:
@@ -102,7 +190,22 @@ def reproduce(command: Reproduce) -> int:
     """
     from eqtoolbox.experiments import reproduce
 
+    if not command.show:
+        _require_device(ExperimentError)
     return DONE if reproduce(command) else FAILED
+
+
+def _require_device(kind: type[Exception]) -> None:
+    """Raises ``kind`` where JAX has no device, as with $JAX_PLATFORMS=cuda on a machine without one."""
+    import jax
+
+    try:
+        jax.devices()
+    except Exception as error:
+        text = str(error).partition("\n")[0] or type(error).__name__
+        wanted = os.environ.get("JAX_PLATFORMS")
+        where = f" with JAX_PLATFORMS={wanted}" if wanted else ""
+        raise kind(f"JAX has no device to run on{where}: {text}") from error
 
 
 def ensemble(config: EnsembleConfig) -> int:
@@ -147,12 +250,14 @@ def doctor() -> int:
     table = Table("what", "found", box=None, pad_edge=False)
     findings = examine()
     for finding in findings:
-        style = "green" if finding.good else "bold red"
+        style = "green" if finding.good else "bold red" if finding.needed else "yellow"
         table.add_row(Text(finding.what), Text(finding.found, style=style))
     console = Console()
     console.print(table)
-    broken = [f.what for f in findings if not f.good]
-    console.print(Text(f"broken: {', '.join(broken)}" if broken else "all is well"))
+    broken = [f.what for f in findings if not f.good and f.needed]
+    without = [f.what.removeprefix("optional: ") for f in findings if not f.good and not f.needed]
+    rest = f"; without the optional {', '.join(without)}" if without else ""
+    console.print(Text(f"broken: {', '.join(broken)}" if broken else f"all is well{rest}"))
     return WRONG if broken else DONE
 
 

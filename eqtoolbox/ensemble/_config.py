@@ -13,6 +13,7 @@ import optax
 import tyro
 
 from eqtoolbox.ensemble._errors import EnsembleError
+from eqtoolbox.zoo import activations
 
 _TWO = {"widths": (5, 5, 5), "activation": "tanh", "bias": True, "models": 10_000}
 _THREE = {"widths": (5, 5, 5, 5), "activation": "tanh", "bias": True, "models": 10_000}
@@ -38,36 +39,57 @@ Preset = Literal["figure-2", "figure-3", "figure-4", "figure-7", "figure-8", "fi
 class EnsembleConfig:
     """Trains thousands of models and averages their curvature: checkpoints, metrics, figures, factors.
 
-    The same command goes on where a run was stopped. On several hosts start it on each, with --coordinator,
-    --num-processes and --process-id, or with --distributed where JAX finds them by itself. Exit codes: 0 done; 1 a bug;
-    2 something given or found is wrong; 130 interrupted; 143 stopped by SIGTERM, with everything saved.
+    The same command goes on where a run was stopped.
+    $ eqtoolbox ensemble --widths 5 5 5 --models 100000 --out runs/tanh
+    $ eqtoolbox ensemble --preset paper --out runs
+    $ eqtoolbox ensemble my_model.py:make --models 1000
+
+    On several hosts start it on each, with --coordinator, --num-processes and
+    --process-id, or with --distributed where JAX finds them by itself.
+
+    Exit codes:
+    0 done
+    1 a bug
+    2 something given or found is wrong
+    130 interrupted; the same command goes on
+    143 stopped by SIGTERM, with everything saved; the same command goes on
     """
 
-    model: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE.py:FUNCTION]")] = None
+    model: Annotated[
+        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[FILE.py:FUNCTION]", help_behavior_hint="")
+    ] = None
     """Your own model, as path/to/file.py:function; the function takes no arguments and returns an
     eqtoolbox.Problem with training examples."""
-    preset: tuple[Preset, ...] = ()
-    """Figures of the paper at full size, each in a folder of its own below --out; "paper" is all of them. The other
+    preset: Annotated[tuple[Preset, ...], tyro.conf.arg(help_behavior_hint="")] = ()
+    """Figures of the paper at full size, each in a folder of its own below --out; paper is all of them. The other
     options change what they say."""
-    widths: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT ...")] = None
-    """Of the bundled MLP: inputs, hidden layers, outputs; 5 5 5 when not given."""
-    activation: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Of the bundled MLP; tanh when not given."""
+    widths: Annotated[
+        tuple[int, ...] | None, tyro.conf.arg(metavar="INT ...", help_behavior_hint="(default: 5 5 5)")
+    ] = None
+    """Of the bundled MLP: inputs, hidden layers, outputs."""
+    activation: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: tanh)")] = (
+        None
+    )
+    """Of the bundled MLP."""
     bias: bool = True
     """Whether its layers have biases."""
-    examples: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Of its data, from a random teacher; 500 when not given."""
-    decades: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """Powers of ten that the eigenvalues of its inputs span; 1 when not given."""
-    models: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """How many; 10000 when not given."""
-    steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Training steps on all examples; 20 when not given. Statistics are taken before and after."""
-    optimizer: Literal["sgd", "momentum", "adam"] | None = None
-    """Sgd when not given; momentum is 0.9."""
-    learning_rate: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """0.3 when not given."""
-    hessian: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    examples: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 500)")] = None
+    """Of its data, from a random teacher."""
+    decades: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 1)")] = None
+    """Powers of ten that the eigenvalues of its inputs span."""
+    models: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 10000)")] = None
+    """How many."""
+    steps: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 20)")] = None
+    """Training steps on all examples. Statistics are taken before and after."""
+    optimizer: Annotated[
+        Literal["sgd", "momentum", "adam"] | None, tyro.conf.arg(help_behavior_hint="(default: sgd)")
+    ] = None
+    """Momentum is 0.9."""
+    learning_rate: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0.3)")
+    ] = None
+    """Of the training."""
+    hessian: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Also averages the Hessian."""
     seed: int = 0
     """Of the models."""
@@ -81,23 +103,32 @@ class EnsembleConfig:
     """Seconds between checkpoints."""
     keep: int = 2
     """Checkpoints kept."""
-    chunk: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Models between two looks at the clock; from their number when not given."""
-    batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Models taken together on a device; from memory and a measurement when not given."""
-    layout: Literal["last", "first", "loop"] | None = None
-    """Where arrays have the models: on the last axis, on the first, one after the other; measured when not given."""
-    memory: Annotated[float | None, tyro.conf.arg(metavar="GB")] = None
-    """That a batch may take on a device; half of it when not given."""
+    chunk: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: from their number)")
+    ] = None
+    """Models between two looks at the clock."""
+    batch_size: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="INT", help_behavior_hint="(default: from memory and a measurement)"),
+    ] = None
+    """Models taken together on a device."""
+    layout: Annotated[
+        Literal["last", "first", "loop"] | None, tyro.conf.arg(help_behavior_hint="(default: measured)")
+    ] = None
+    """Where arrays have the models: on the last axis, on the first, one after the other."""
+    memory: Annotated[
+        float | None, tyro.conf.arg(metavar="GB", help_behavior_hint="(default: half of it)")
+    ] = None
+    """That a batch may take on a device."""
     data_devices: int = 1
     """Devices that share the examples; the others share the models."""
-    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")] = None
     """Of process 0, with several processes."""
-    num_processes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    num_processes: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """How many there are."""
-    process_id: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    process_id: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Which one this is."""
-    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Several processes that JAX finds by itself: on TPU slices, under SLURM or MPI."""
 
     def runs(self) -> list[EnsembleConfig]:
@@ -140,6 +171,13 @@ class EnsembleConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise EnsembleError(f"{flag(name)} must be at least {low}, got {getattr(self, name)}")
+        for name in ("seed", "data_seed"):
+            if getattr(self, name) >= 2**32:
+                raise EnsembleError(f"{flag(name)} must be below 2³², got {getattr(self, name)}")
+        if self.activation not in (None, *activations()):
+            raise EnsembleError(
+                f"--activation must be one of {', '.join(activations())}, got {self.activation!r}"
+            )
         for name in ("learning_rate", "checkpoint_every", "memory"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):

@@ -22,23 +22,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Runs experiments: results, findings and figures go to a folder each, all of them on one page.
+    """Runs experiments that decide claims of the papers, and writes their results and figures.
 
-    A run that was stopped goes on where it was. Exit codes: 0 every verdict is the expected one (a claim that is known
-    to be false is expected to be refuted); 1 one is not, or an experiment failed; 2 something given is wrong.
+    Each has a folder of its own; --all puts them on one page, index.html.
+    A run that was stopped goes on where it was.
+    $ eqtoolbox reproduce --list
+    $ eqtoolbox reproduce charge-drift alignment
+    $ eqtoolbox reproduce --all --full --out results
+
+    Exit codes:
+    0 every verdict is the expected one; of a claim known to be false that is refuted
+    1 one is not, or an experiment failed
+    2 something given is wrong
+    130 interrupted; the same command goes on
     """
 
-    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...]")] = ()
-    """The experiments."""
-    show: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(name="list")] = False
-    """Only lists the experiments."""
-    every: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(name="all")] = False
+    names: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="")
+    ] = ()
+    """The experiments, by the names of --list."""
+    show: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(name="list", help_behavior_hint="")] = (
+        False
+    )
+    """Only lists the experiments, with their claims and how long they take."""
+    every: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(name="all", help_behavior_hint="")] = (
+        False
+    )
     """Runs all of them, and writes index.html."""
-    full: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    full: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Full size: minutes or hours instead of seconds."""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("results")
     """The folder to write to. Other files in it are left alone."""
-    force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    force: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Runs again what is already there."""
 
     @property
@@ -75,6 +90,8 @@ def reproduce(command: Reproduce, console: Console | None = None) -> bool:
     from rich.console import Console
 
     console = Console() if console is None else console
+    if command.show and (command.names or command.every):
+        raise ExperimentError("--list takes no names and no --all: it lists all experiments")
     if command.show:
         _list(console)
         return True

@@ -1,6 +1,8 @@
 """The command line: a user's own model, and everything that can be wrong with it."""
 
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -216,6 +218,7 @@ WRONG = [
     (["--steps", "0"], "--steps must be at least 1, got 0"),
     (["--models", "1"], "--models must be at least 2, got 1"),
     (["--batch-size", "0"], "--batch-size must be at least 1"),
+    (["--seed", "4294967296"], "--seed must be below 2³², got 4294967296"),
     (["--learning-rate", "nan"], "--learning-rate must be a positive number"),
     (["--out", "good.npz"], "is a file, not a folder"),
 ]
@@ -259,8 +262,16 @@ def test_interrupts_and_bugs(here, capsys, monkeypatch, error, code, message):
 def test_help_and_wrong_usage(capsys):
     assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert "report" in shown
-    assert "doctor" in shown
+    for command in ("report", "compare", "reproduce", "ensemble", "doctor"):
+        assert f"• {command}" in shown
+    assert "Exit codes" not in shown
+    for command in ("report", "compare", "reproduce", "ensemble", "doctor"):
+        assert cli.main([command, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert "Exit codes:" in shown
+        assert "default: None" not in shown
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"eqtoolbox {importlib.metadata.version('eqtoolbox')}\n"
     assert cli.main(["report", "--help"]) == 0
     assert "--learning-rate" in capsys.readouterr().out
     assert cli.main([]) == 2
@@ -270,13 +281,46 @@ def test_help_and_wrong_usage(capsys):
 
 def test_doctor(capsys, monkeypatch):
     monkeypatch.delenv("EQTOOLBOX_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    version = importlib.metadata.version
+
+    def without(name):
+        if name in ("jupytext", "orbax-checkpoint"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "0.9.1" if name == "jax" else version(name)
+
     assert cli.main(["doctor"]) == 0
     shown = capsys.readouterr().out
-    for word in ("jax", "flax", "optax", "float64", "data: digits", "all is well"):
+    for word in ("jax", "flax", "optax", "float64", "data: digits", "optional: notebooks", "all is well"):
         assert word in shown
     monkeypatch.setenv("EQTOOLBOX_DATA", "/no/such/folder")
+    monkeypatch.setattr(importlib.metadata, "version", without)
     assert cli.main(["doctor"]) == 2
-    assert "broken: data: $EQTOOLBOX_DATA" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "broken: jax, orbax-checkpoint, data: $EQTOOLBOX_DATA" in shown
+    assert "0.9.1, needs" in shown
+    assert "missing, needs >=0.12" in shown
+    # What is optional is named, and is no fault.
+    assert re.search(r"jupytext.* missing: pip install 'eqtoolbox\[notebooks\]'", shown)
+    assert "notebooks" not in shown.partition("broken")[2]
+
+
+def test_without_a_device(here, capsys, monkeypatch):
+    """As with JAX_PLATFORMS=cuda where there is no GPU: JAX raises one kind of error first, and another later."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def refuse(*args):
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr("jax.devices", refuse)
+    before = contents(here)
+    for argv in (["report"], ["reproduce", "charge-drift"]):
+        assert cli.main(argv) == 2
+        assert "no device to run on with JAX_PLATFORMS=cuda: Unable" in capsys.readouterr().err
+    assert cli.main(["doctor"]) == 2
+    assert "broken: device" in capsys.readouterr().out
+    assert contents(here) == before
 
 
 def test_python_m_eqtoolbox():

@@ -383,6 +383,8 @@ def test_a_process_that_dies_ends_the_others(tmp_path, dead):
 def test_options_that_are_refused(tmp_path, capsys):
     for words, message in (
         (["--models", "1"], "--models must be at least 2, got 1"),
+        (["--activation", "rlu"], "--activation must be one of identity, linear, relu"),
+        (["--data-seed", "4294967296"], "--data-seed must be below 2³², got 4294967296"),
         (["--learning-rate", "-1"], "--learning-rate must be a positive number, got -1.0"),
         (["--coordinator", "a:1"], "--coordinator, --num-processes and --process-id belong together"),
         (["x.py:make", "--preset", "figure-2"], "presets are for the bundled MLP"),
