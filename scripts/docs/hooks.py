@@ -17,9 +17,6 @@ from mkdocs.structure.files import File
 from mkdocs.utils import get_relative_url
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(
-    0, str(ROOT)
-)  # the package is that of this working tree, not an installed copy; imported later
 
 log = logging.getLogger("mkdocs.hooks")
 
@@ -35,6 +32,7 @@ MATH = re.compile(
 
 def on_config(config):
     """Puts the pages of the API reference into the navigation."""
+    sys.path.insert(0, str(ROOT))  # the package of this working tree, imported from here on
     for entry in config.nav:
         if entry.get("API reference") == "api":
             entry["API reference"] = [
