@@ -84,6 +84,7 @@ def test_the_distribution_of_the_charge(tmp_path):
     assert all("concentrated" in statement for statement in unexpected(found))  # these are small
 
 
+@pytest.mark.slow
 @pytest.mark.claim("EQ-5.2b")
 def test_charges_under_stochastic_gradient_flow(tmp_path, record_claim):
     settings = {"sizes": (2, 2, 1), "examples": 8, "paths": 128, "records": 5, "refine": 2}
@@ -93,6 +94,7 @@ def test_charges_under_stochastic_gradient_flow(tmp_path, record_claim):
     record_claim("EQ-5.2b", measured=found.result["forms"], expected="<= 1e-9")
 
 
+@pytest.mark.slow
 @pytest.mark.claim("DA-T32", "DA-X7", "DA-X8")
 def test_group_ensembles(tmp_path, monkeypatch, record_claim):
     monkeypatch.setattr(group_ensembles, "KINDS", ("group", "permutation", "inverse", "shuffle"))

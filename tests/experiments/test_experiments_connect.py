@@ -95,6 +95,7 @@ def test_correlations_with_generalisation(tmp_path, record_claim):
     record_claim("DC-X3.1", measured=r["scaling"][0], expected="−.05 to −.23; within noise of 0")
 
 
+@pytest.mark.slow
 def test_alignment_of_trained_networks(tmp_path):
     changes = {"networks": ("mlp",), "widths": (24,), "seeds": 2, "steps": 300, "points": 11}
     found = outcome(alignment, tmp_path, **changes)

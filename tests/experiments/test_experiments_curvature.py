@@ -27,6 +27,7 @@ def as_expected(found):
     return [f.statement for f in found.findings if not f.as_anticipated]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("GC-F2", "GC-F3", "GC-F4")
 def test_the_gradient_covariance_comes_nearer_to_the_commutant(tmp_path, monkeypatch, record_claim):
     monkeypatch.setattr(gradient_covariance, "NETS", SMALL)
@@ -45,6 +46,7 @@ def test_the_gradient_covariance_comes_nearer_to_the_commutant(tmp_path, monkeyp
     assert gradient_covariance.across_layers(relu, "end", "structure", "W") > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.claim("GC-F7", "GC-F8", "GC-F9")
 def test_the_mean_hessian_comes_nearer_to_the_commutant(tmp_path, monkeypatch, record_claim):
     monkeypatch.setattr(global_hessian, "NETS", SMALL)

@@ -138,7 +138,7 @@ def recipes(draw):
     return Recipe(tuple(steps), draw(st.sampled_from(sorted(ENDS))))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(recipes(), st.integers(0, 3))
 def test_random_programs_do_not_change_under_what_is_inferred(recipe, seed):
     """More of them, at random: scripts/fuzz_inference.py."""

@@ -1,6 +1,6 @@
 """Every row and model of the catalogue: invariance, group axioms, generators, orbit dimension, wrong symmetries.
 
-The action is the same under vmap, pmap and shard_map.
+The action is the same under vmap, pmap and shard_map (of every eighth entry: `tests/meta` has every public function).
 
 Elements are drawn with NumPy, independently of the library. What is compiled runs once, so it is compiled quickly.
 """
@@ -76,15 +76,17 @@ def generator_error(symmetry, act, params):
     return distance(flat(xi) @ matrix, flat(difference)), matrix
 
 
-def check(record):
-    """All assertions on a row or a model; returns the largest error of invariance and the moved parameters."""
+def check(record, devices):
+    """All assertions on a row or a model, ``devices`` with those that need several; returns the largest error of
+    invariance and the moved parameters."""
     symmetry, params = record.symmetry, record.params
     act = quick_jit(jax.vmap(symmetry.act))
     errors, moved = axiom_errors(symmetry, act, params)
     assert distance(moved, repeated(params)) > 1e-2, "the elements do not move the parameters"
     assert errors["unit"] <= 1e-15
     assert max(errors.values()) <= 1e-11, errors
-    assert devices_error(symmetry, params, moved) <= 1e-14, "pmap and shard_map"
+    if devices:
+        assert devices_error(symmetry, params, moved) <= 1e-14, "pmap and shard_map"
 
     apply = quick_jit(jax.vmap(record.apply, (0, None)))
     worst = 0.0
@@ -109,6 +111,7 @@ def check(record):
     return worst, moved
 
 
+ON_DEVICES = {*catalog.row_names()[::8], *catalog.model_names()[::8]}
 ROWS = [
     pytest.param(
         name,
@@ -126,7 +129,7 @@ ROWS = [
 def test_row_has_its_symmetry_and_no_wrong_one(name, x64, record_claim):
     (row,) = catalog.rows(name)
     assert row.wrong
-    worst, moved = check(row)
+    worst, moved = check(row, name in ON_DEVICES)
     network = quick_jit(jax.vmap(row.network, (0, None)))
     if row.kind == "network":
         assert row.network is row.apply
@@ -142,4 +145,4 @@ def test_row_has_its_symmetry_and_no_wrong_one(name, x64, record_claim):
 def test_model_has_its_symmetry_and_orbit(name, x64):
     (model,) = catalog.models(name)
     assert model.wrong or name not in catalog.model_names()[:6]
-    check(model)
+    check(model, name in ON_DEVICES)
