@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from eqtoolbox.discovery._equations import draw_params
-from eqtoolbox.discovery._families import Family
+from eqtoolbox.discovery._families import Family, check_fits, real_leaves, with_real
 from eqtoolbox.discovery._null_space import NullSpace
 from eqtoolbox.linalg import float64, random_like, stack_vdot
 
@@ -100,13 +100,15 @@ def lie_algebra(found: NullSpace, params: Params, data: Any = None, *, key: Arra
       The algebra, in the basis ``found.basis``.
 
     Raises:
-      ValueError: there are more than 64 generators, whose pairs are too many.
+      ValueError: there are more than 64 generators, whose pairs are too many; or the family does not fit the
+        parameters or the data.
     """
     k = found.dimension
     if k > _MOST:
         raise ValueError(f"lie_algebra takes up to {_MOST} generators, got {k}: restrict the family")
     if not k:
         return LieAlgebra(np.zeros((0, 0, 0)), 0.0, 0.0)
+    check_fits(found.family, params, data)
     points = -(-(2 * k + 16) // _VECTORS) + 1
     first, second = (np.asarray(i) for i in np.triu_indices(k, 1))
     with float64(params, data, found.basis) as (p, x, basis):
@@ -138,12 +140,13 @@ def _paired(
     def point(key: Array) -> tuple[Array, Array, Array]:
         k_params, k_vectors = jax.random.split(key)
         theta = draw_params(k_params, params, 1.0, 0.0)
-        vectors = jax.vmap(lambda k: random_like(k, params))(jax.random.split(k_vectors, _VECTORS))
-        xi = lambda c, p: family.field(c, p, data)  # noqa: E731
-        fields = jax.lax.map(lambda c: stack_vdot(vectors, xi(c, theta)), basis)
+        own = real_leaves(theta)
+        vectors = jax.vmap(lambda k: random_like(k, own))(jax.random.split(k_vectors, _VECTORS))
+        xi = lambda c, p: real_leaves(family.field(c, with_real(theta, p), data))  # noqa: E731
+        fields = jax.lax.map(lambda c: stack_vdot(vectors, xi(c, own)), basis)
 
         def along(c: Array, other: Array) -> Array:
-            moved = jax.jvp(lambda p: xi(c, p), (theta,), (xi(other, theta),))[1]
+            moved = jax.jvp(lambda p: xi(c, p), (own,), (xi(other, own),))[1]
             return stack_vdot(vectors, moved)
 
         def pair(index: tuple[Array, Array]) -> tuple[Array, Array]:

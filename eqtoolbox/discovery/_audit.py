@@ -12,10 +12,10 @@ import numpy as np
 from jax import Array
 
 from eqtoolbox.discovery._axes import axis_family
-from eqtoolbox.discovery._families import Family, linear_family, translation_family
+from eqtoolbox.discovery._families import Family, linear_family, real_leaves, translation_family
 from eqtoolbox.discovery._novelty import Novelty, novelty
-from eqtoolbox.discovery._null_space import NullSpace, null_space
-from eqtoolbox.linalg import float64
+from eqtoolbox.discovery._null_space import NullSpace, needs, null_space
+from eqtoolbox.linalg import check_integer, float64
 from eqtoolbox.symmetry import Symmetry, check_symmetry, orbit_dimension
 
 Params = Any
@@ -50,11 +50,12 @@ class Audit:
     Attributes:
       parameters: p.
       level_set: the dimension of the set of parameters of the same outputs through θ, p − rank D_θf; None where p is
-        above the limit.
+        above ``limit``, because a rank of the order of p takes a factor of p² numbers, with a sketch as without.
       orbit: the dimension of the known orbit through θ, part of that set.
       found: the symmetries found in a family.
       novelty: these compared with the known ones; None where none is known.
       certificates: why to believe the numbers.
+      limit: the largest p at which the level set was to be measured.
     """
 
     parameters: int
@@ -63,6 +64,7 @@ class Audit:
     found: NullSpace = field(repr=False)
     novelty: Novelty | None = field(repr=False)
     certificates: tuple[Certificate, ...]
+    limit: int = 1024
 
     @property
     def unexplained(self) -> int | None:
@@ -80,12 +82,18 @@ class Audit:
         return all(c.holds for c in self.certificates)
 
     def __str__(self) -> str:
-        level = "not computed" if self.level_set is None else str(self.level_set)
+        level = "unknown" if self.level_set is None else str(self.level_set)
         rest = "" if self.unexplained is None else f", {self.unexplained} unexplained"
         lines = [
             f"{self.parameters} parameters; level set of dimension {level}, known orbit {self.orbit}{rest}",
             f"{self.found.dimension} {self.found.definition} symmetries in {self.found.family}, {self.new} new",
         ]
+        if self.level_set is None:
+            lines.insert(
+                1,
+                f"  the level set was not measured: {self.parameters} parameters are more than dense_limit = "
+                f"{self.limit}; it would take {needs(self.parameters)}",
+            )
         lines += [f"  {'holds' if c.holds else 'FAILS'}: {c.statement}" for c in self.certificates]
         return "\n".join(lines)
 
@@ -96,14 +104,15 @@ def default_family(params: Params, *, key: Array, most: int = 400) -> Family:
     All of gl(p); else full matrices on every axis; else one generator per unit; else full matrices on as many units
     as fit.
     """
-    q = sum(math.prod(np.shape(x)) for x in jax.tree.leaves(params))
+    check_integer(most, "most", 1)
+    q = sum(math.prod(np.shape(x)) for x in real_leaves(params))
     if q * q <= most:
         return linear_family(params)
     candidates = [axis_family(params, kind="full"), axis_family(params, kind="diagonal")]
     for family in candidates:
         if family.dimension <= most:
             return family
-    axes = sum(len(np.shape(x)) for x in jax.tree.leaves(params))
+    axes = sum(len(np.shape(x)) for x in real_leaves(params))
     return axis_family(params, units=max(1, int(math.sqrt(most / max(axes, 1)))), key=key)
 
 
@@ -158,7 +167,7 @@ def audit(
     if known is not None:
         check_symmetry(known, "audit")
     k_level, k_find, k_new, k_family = jax.random.split(key, 4)
-    p = sum(math.prod(np.shape(x)) for x in jax.tree.leaves(params))
+    p = sum(math.prod(np.shape(x)) for x in real_leaves(params))
     say: list[Certificate] = []
     common = {"definition": definition, "output_loss": output_loss, **options}
     level = None
@@ -184,4 +193,4 @@ def audit(
     new = None
     if continuous and known is not None:
         new = novelty(found, known, params, inputs, key=k_new)
-    return Audit(p, level, size, found, new, tuple(say))
+    return Audit(p, level, size, found, new, tuple(say), dense_limit)

@@ -54,7 +54,7 @@ class _Axis:
 
     def _skew(self, c: Array) -> Array:
         rows, columns = np.triu_indices(self.width, 1)
-        upper = jnp.zeros((self.width, self.width), c.dtype).at[rows, columns].set(c)
+        upper = jnp.zeros((self.width, self.width), c.dtype).at[rows, columns].set(c, unique_indices=True)
         return upper - upper.T
 
     def label(self, a: int) -> str:

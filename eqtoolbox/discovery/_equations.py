@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from eqtoolbox.discovery._families import Family
+from eqtoolbox.discovery._families import Family, is_real, real_leaves, with_real
 from eqtoolbox.linalg import leading_size, random_like, tree_norm, tree_vdot
 from eqtoolbox.symmetry import DefinitionErrors
 
@@ -65,15 +65,14 @@ class Setting:
 
 def draw_params(key: Array, params: Params, spread: float | Array, anchor: float | Array) -> Params:
     """θ' = anchor · θ + spread · r · normal noise, r the root mean square of each leaf (of all where it is 0)."""
-    leaves = [x for x in jax.tree.leaves(params) if _is_real(x)]
+    leaves = real_leaves(params)
     squares, count = sum(jnp.sum(x * x) for x in leaves), sum(x.size for x in leaves)
     overall = jnp.sqrt(squares / count)
     overall = jnp.where(overall > 0, overall, 1)
-    real = [x for x in jax.tree.leaves(params) if _is_real(x)]
-    noise = iter(random_like(key, real))
+    noise = iter(random_like(key, leaves))
 
     def leaf(x: Array) -> Array:
-        if not _is_real(x):
+        if not is_real(x):
             return x
         own = jnp.sqrt(jnp.mean(x * x)) if x.size else jnp.zeros((), x.dtype)
         scale = spread * jnp.where(own > 0, own, overall)
@@ -88,7 +87,7 @@ def draw_like(key: Array, data: Any, count: int) -> Any:
 
     def leaf(key: Array, x: Array) -> Array:
         shape = (count, *x.shape[1:])
-        if not _is_real(x):
+        if not is_real(x):
             return x.ravel()[jax.random.randint(key, shape, 0, x.size)]
         scale = jnp.std(x)
         scale = jnp.where(scale > 0, scale, jnp.where(jnp.any(x != 0), jnp.max(jnp.abs(x)), 1))
@@ -97,10 +96,6 @@ def draw_like(key: Array, data: Any, count: int) -> Any:
     leaves, treedef = jax.tree.flatten(data)
     keys = jax.random.split(key, max(len(leaves), 1))
     return jax.tree.unflatten(treedef, [leaf(k, x) for k, x in zip(keys, leaves, strict=False)])
-
-
-def _is_real(x: Array) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(x), jnp.floating))
 
 
 def _cotangent(
@@ -136,7 +131,7 @@ def _cotangent(
 
 def _real_only(cotangent: Params, params: Params) -> Params:
     """Zeros in place of the float0 of leaves of integers."""
-    return jax.tree.map(lambda v, p: v if _is_real(p) else jnp.zeros_like(p), cotangent, params)
+    return jax.tree.map(lambda v, p: v if is_real(p) else jnp.zeros_like(p), cotangent, params)
 
 
 @partial(jax.jit, static_argnames=("setting", "count"))
@@ -159,7 +154,7 @@ def rows(
         fresh = draw_like(k_fresh, data, EXAMPLES)
         own = draw_like(k_own, data, size) if setting.family.depends_on_data else data
         v = _real_only(_cotangent(setting, k_weights, point, own, fresh), point)
-        norm = tree_norm([x for x in jax.tree.leaves(v) if _is_real(x)])
+        norm = tree_norm(real_leaves(v))
         return setting.family.pairing(point, v, own[0]), norm
 
     return jax.vmap(row)(block * count + jnp.arange(count))
@@ -186,13 +181,9 @@ def probes(
         k_params, k_own, k_v = jax.random.split(jax.random.fold_in(key, i), 3)
         point = draw_params(k_params, params, spread, anchor)
         own = draw_like(k_own, inputs, size) if family.depends_on_data else inputs
-        real = [x for x in jax.tree.leaves(point) if _is_real(x)]
-        drawn = random_like(k_v, real)
+        drawn = random_like(k_v, real_leaves(point))
         norm = jnp.sqrt(tree_vdot(drawn, drawn))
-        noise = iter(drawn)
-        v = jax.tree.map(
-            lambda x: next(noise) / norm.astype(x.dtype) if _is_real(x) else jnp.zeros_like(x), point
-        )
+        v = with_real(point, [z / norm.astype(z.dtype) for z in drawn])
         return family.pairing(point, v, own)
 
     return jax.vmap(row)(block * count + jnp.arange(count))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eqtoolbox.linalg import linear_transpose, unravel_stack
+from eqtoolbox.linalg import check_like, linear_transpose, unravel_stack, vary_with
 from eqtoolbox.symmetry import DataDependentAction, Symmetry, check_symmetry, leaf_paths
 
 Params = Any
@@ -45,13 +45,47 @@ class Family:
 
     def pairing(self, params: Params, cotangent: Params, data: Any = None) -> Array:
         """The numbers ⟨v, A_a(θ, X)⟩ for all a, shape (m,): the transpose of c -> field(c, θ, X) at v."""
-        dtype = jnp.result_type(float, *jax.tree.leaves(params))
-        zeros = jnp.zeros(self.dimension, dtype)
-        transpose = linear_transpose(lambda c: self.field(c, params, data), zeros, (params, cotangent))
-        return transpose(cotangent)[0]
+        real = real_leaves(params)
+        zeros = jnp.zeros(self.dimension, jnp.result_type(float, *real))
+        places = [i for i, x in enumerate(jax.tree.leaves(params)) if is_real(x)]
+        pick = lambda tree: [jax.tree.leaves(tree)[i] for i in places]  # noqa: E731
+        transpose = linear_transpose(lambda c: pick(self.field(c, params, data)), zeros, (params, cotangent))
+        return transpose(pick(cotangent))[0]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.dimension} generators)"
+
+
+def is_real(x: Any) -> bool:
+    """Whether a leaf is of real numbers; all others (counters, keys, masks) are left alone."""
+    return bool(jnp.issubdtype(jnp.result_type(x), jnp.floating))
+
+
+def real_leaves(tree: Any) -> list[Any]:
+    """The leaves of real numbers."""
+    return [x for x in jax.tree.leaves(tree) if is_real(x)]
+
+
+def with_real(tree: Any, leaves: Sequence[Any]) -> Any:
+    """``tree`` with its leaves of real numbers replaced."""
+    following = iter(leaves)
+    return jax.tree.map(lambda x: next(following) if is_real(x) else x, tree)
+
+
+def check_fits(family: Family, params: Params, data: Any) -> None:
+    """Checks that a family moves these parameters.
+
+    Raises:
+      ValueError: it was made for others, or the data do not fit.
+    """
+    shapes = jax.eval_shape(lambda p: p, params)
+    try:
+        moved = jax.eval_shape(
+            family.field, jax.ShapeDtypeStruct((family.dimension,), jnp.result_type(float)), params, data
+        )
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise ValueError(f"the family {family} does not fit the parameters and the data: {error}") from error
+    check_like(moved, shapes, f"the field of {family.name}", "params")
 
 
 def check_family(family: Any, what: str) -> Family:
@@ -108,7 +142,7 @@ def _choose(params: Params, leaves: Sequence[str] | None) -> _Slots:
     if isinstance(leaves, str):
         raise TypeError(f"`leaves` must be a sequence of paths or patterns, got the string {leaves!r}")
     paths, arrays = leaf_paths(params), jax.tree.leaves(params)
-    real = [i for i, leaf in enumerate(arrays) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+    real = [i for i, leaf in enumerate(arrays) if is_real(leaf)]
     for pattern in leaves or ():
         if not any(fnmatch.fnmatchcase(paths[i], pattern) for i in real):
             raise ValueError(f"`leaves`: {pattern!r} matches none of {', '.join(paths[i] for i in real)}")
@@ -174,8 +208,7 @@ def symmetry_family(sym: Symmetry) -> Family:
       TypeError: ``sym`` is no symmetry, or discrete.
     """
     check_symmetry(sym, "symmetry_family")
-    # NumPy arrays: made here, used under other settings of precision
-    like = jax.tree.map(np.asarray, jax.device_get(sym.zero_algebra()))
+    like = jax.eval_shape(sym.zero_algebra)
     entries = [
         f"{'/'.join(str(k) for k in _keys(path))}{list(map(int, index))}"
         for path, leaf in jax.tree_util.tree_flatten_with_path(like)[0]
@@ -217,6 +250,8 @@ def feature_family(
       ValueError: the features are not a vector, or a pattern matches no leaf.
     """
     slots = _choose(params, leaves)
+    if data is None:
+        raise ValueError("feature_family needs `data`, or its shapes, to know the number of features")
     shape = jax.eval_shape(features, params, data)
     if not isinstance(shape, jax.ShapeDtypeStruct) or len(shape.shape) != 1:
         raise ValueError(f"`features` must return one vector, got {shape}")
@@ -237,33 +272,44 @@ def action_family(action: DataDependentAction, params: Params) -> Family:
 
     Args:
       action: acts on (θ, X).
-      params: the parameters θ, or their shapes.
+      params: the parameters θ, or their shapes: the leaves that the action names must be there.
+
+    Raises:
+      TypeError: ``action`` is no ``DataDependentAction``.
     """
+    if not isinstance(action, DataDependentAction):
+        raise TypeError(f"action_family needs a symmetry.DataDependentAction, got {action!r}")
     del params
-    shapes = {h.space: np.asarray(jax.device_get(h.group.algebra_zero())) for h in action.hidden}
-    sizes = {space: a.size for space, a in shapes.items()}
-    entries = [f"{space}{list(map(int, i))}" for space, a in shapes.items() for i in np.ndindex(a.shape)]
+    shapes = {h.space: jax.eval_shape(h.group.algebra_zero).shape for h in action.hidden}
+    sizes = {space: math.prod(shape) for space, shape in shapes.items()}
+    entries = [f"{space}{list(map(int, i))}" for space, shape in shapes.items() for i in np.ndindex(shape)]
 
     def field(c: Array, params: Params, data: Any) -> Params:
         start, xi = 0, {}
         for space, size in sizes.items():
-            xi[space] = c[start : start + size].reshape(shapes[space].shape)
+            xi[space] = c[start : start + size].reshape(shapes[space])
             start += size
 
-        def moved(t: Array) -> Params:
-            scaled = jax.tree.map(lambda v: t * v, xi)
-            g = {h.space: h.group.exp(scaled[h.space]) for h in action.hidden}
-            return action.act(g, params, data)
+        def moved(v: dict[str, Array]) -> Params:
+            return action.act({h.space: h.group.exp(v[h.space]) for h in action.hidden}, params, data)
 
-        return jax.jvp(moved, (jnp.zeros((), c.dtype),), (jnp.ones((), c.dtype),))[1]
+        # at the zero vector, in the direction ξ: linear in c for the transpose, too
+        at = vary_with(jax.tree.map(jnp.zeros_like, xi), params, data)
+        return jax.jvp(moved, (at,), (vary_with(xi, at),))[1]
 
     return Family("a data-dependent action", len(entries), field, lambda a: entries[a], depends_on_data=True)
 
 
-def direct_sum(*families: Family) -> Family:
-    """All generators of several families, in order."""
+def direct_sum(*families: Family | Symmetry) -> Family:
+    """All generators of several families, in order; a ``Symmetry`` stands for its own.
+
+    Raises:
+      TypeError: one is neither.
+      ValueError: there is none.
+    """
     if not families:
         raise ValueError("direct_sum needs at least one family")
+    families = tuple(check_family(f, "direct_sum") for f in families)
     ends = np.cumsum([f.dimension for f in families]).tolist()
     starts = [0, *ends[:-1]]
 

@@ -19,6 +19,7 @@ import optax
 from jax import Array
 
 from eqtoolbox.discovery._laws import additivity_residual, infinitesimal, level_set_field, orthogonality
+from eqtoolbox.linalg import check_integer, scan, vary_with
 
 Losses = Callable[[Array, Array], Array]  # (θ as a vector, data as a vector) -> d losses
 Draw = Callable[[Array], tuple[Array, Array]]  # key -> (θ, data)
@@ -140,12 +141,13 @@ def learn(
       the last tenth of the steps).
 
     Raises:
-      ValueError: ``count`` is not positive.
+      TypeError: ``count``, ``steps`` or ``batch`` is no integer, or ``draw`` gives no pair of vectors.
+      ValueError: one of these is not positive, or the losses are no vector.
     """
-    if count < 1:
-        raise ValueError(f"`count` must be positive, got {count}")
+    for name, value in (("count", count), ("steps", steps), ("batch", batch)):
+        check_integer(value, name, 1)
     k_net, k_h, k_steps = jax.random.split(key, 3)
-    theta, data = jax.eval_shape(draw, k_steps)
+    theta, data, found = _check_task(losses, draw, k_steps)
     p, q = theta.shape[0], data.shape[0]
     if corrected:
         sizes = (p + q, *hidden, count * p)
@@ -153,6 +155,7 @@ def learn(
     else:
         sizes = (p * p + p + q, *hidden, p)
         start = {"net": init_mlp(k_net, sizes), "h": jax.random.normal(k_h, (count, p, p)) / p}
+    start = vary_with(start, start, theta, data, found)
     gamma = {name: getattr(weights, name, weights.associativity) for name in _TERMS}
 
     def terms(learned: Any, key: Array) -> dict[str, Array]:
@@ -177,9 +180,20 @@ def learn(
         updates, state = optimizer.update(slope, state)
         return (optax.apply_updates(learned, updates), state), found
 
-    train = jax.jit(lambda carry: jax.lax.scan(step, carry, jnp.arange(steps)))
+    train = jax.jit(lambda carry: scan(step, carry, jnp.arange(steps)))
     (learned, _), history = train((start, optimizer.init(start)))
     return learned, jax.tree.map(lambda v: jnp.mean(v[-max(1, steps // 10) :]), history)
+
+
+def _check_task(losses: Losses, draw: Draw, key: Array) -> Any:
+    """The shapes of θ, X and the losses."""
+    drawn = jax.eval_shape(draw, key)
+    if not (isinstance(drawn, tuple) and len(drawn) == 2 and all(len(jnp.shape(v)) == 1 for v in drawn)):
+        raise TypeError(f"`draw` must return (θ, X), two vectors, got {drawn}")
+    found = jax.eval_shape(losses, *drawn)
+    if not isinstance(found, jax.ShapeDtypeStruct) or len(found.shape) != 1:
+        raise ValueError(f"`losses` must return a vector, one number for each datum, got {found}")
+    return *drawn, found
 
 
 _TERMS = ("invariance", "identity", "associativity", "size", "orthogonal", "sparse", "bracket")

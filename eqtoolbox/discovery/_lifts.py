@@ -118,16 +118,23 @@ def lift_wider(act: Action, axes: dict[str, int], units: Sequence[int]) -> Actio
       An action on parameters of any larger width.
 
     Raises:
-      ValueError: units are not different.
+      ValueError: units are not different, or there are none; the action raises it where a leaf has fewer.
     """
     chosen = tuple(int(u) for u in units)
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"`units` must differ, got {chosen}")
+    if not chosen:
+        raise ValueError("`units` must not be empty")
     index = jnp.asarray(chosen)
 
     def lifted(g: Any, params: Params, data: Any) -> Params:
         leaves, treedef = jax.tree.flatten(params)
         places = locate(leaf_paths(params), axes)
+        for path, i in places.items():
+            width = jnp.shape(leaves[i])[axes[path]]
+            if min(chosen) < 0 or max(chosen) >= width:
+                # a gather out of bounds would be NaN, a scatter nothing
+                raise ValueError(f"`units` must be among the {width} of leaf `{path}`, got {chosen}")
         small = {path: jnp.take(leaves[i], index, axes[path]) for path, i in places.items()}
         moved = act(g, small, data)
         for path, i in places.items():

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from eqtoolbox.discovery._families import Family, check_family
+from eqtoolbox.discovery._families import Family, check_family, check_fits, is_real, real_leaves
 from eqtoolbox.discovery._null_space import NullSpace, probe_rows
 from eqtoolbox.linalg import Rank, float64, rank_from_singular_values
 from eqtoolbox.symmetry import Symmetry
@@ -63,29 +63,36 @@ def novelty(
 
     Raises:
       TypeError: ``known`` is neither a symmetry nor a family, or discrete.
+      ValueError: one of the families does not fit the parameters or ``inputs``.
     """
     other = check_family(known, "novelty")
     k = found.dimension
     inputs = np.zeros((1,)) if inputs is None else inputs
+    for family in (found.family, other):
+        check_fits(family, params, inputs)
     point = _generic(params, key)
     with float64(params, inputs, point) as (p, x, point):
         k_field, k_point = jax.random.split(key)
         count = k + other.dimension + 16
-        ours = probe_rows(found.family, p, x, k_field, count, 1.0, 0.0) @ found.basis.T
+        # not in the readable basis, in which small entries have been dropped
+        probed = probe_rows(found.family, p, x, k_field, count, 1.0, 0.0)
+        ours = probed @ found.vectors.T
         theirs = probe_rows(other, p, x, k_field, count, 1.0, 0.0)
-        count = min(count, sum(np.size(leaf) for leaf in jax.tree.leaves(p)) + 16)
-        here = probe_rows(found.family, point, x, k_point, count, 0.0, 1.0) @ found.basis.T
+        count = min(count, sum(np.size(leaf) for leaf in real_leaves(p)) + 16)
+        here = probe_rows(found.family, point, x, k_point, count, 0.0, 1.0) @ found.vectors.T
         orbit = probe_rows(other, point, x, k_point, count, 0.0, 1.0)
     sizes = np.linalg.norm(ours, axis=0)
     span, dimension = _column_space(theirs)
     left = (ours - span @ (span.T @ ours)) / np.where(sizes > 0, sizes, 1)
     rank, turned = _rank_of(left)
-    directions = np.linalg.qr((turned[: int(rank.rank)] @ found.basis).T)[0].T
+    directions = np.linalg.qr((turned[: int(rank.rank)] @ found.vectors).T)[0].T
     tangent, _ = _column_space(orbit)
     scale = np.linalg.norm(here, axis=0)
     off, _ = _rank_of((here - tangent @ (tangent.T @ here)) / np.where(scale > 0, scale, 1))
     new = int(rank.rank)
-    share = np.linalg.norm(left, axis=0)
+    each = probed @ found.basis.T
+    size = np.linalg.norm(each, axis=0)
+    share = np.linalg.norm(each - span @ (span.T @ each), axis=0) / np.where(size > 0, size, 1)
     return Novelty(new, rank, directions, share, dimension, dimension - (k - new), int(off.rank))
 
 
@@ -94,9 +101,9 @@ def _generic(params: Params, key: Array) -> Params:
     rng = np.random.default_rng(np.asarray(jax.random.key_data(jax.random.clone(key))))
 
     def leaf(x: Any) -> Any:
-        x = np.asarray(x)
-        if not np.issubdtype(x.dtype, np.floating) and x.dtype.name != "bfloat16":
+        if not is_real(x):
             return x
+        x = np.asarray(x)
         size = np.sqrt(np.mean(x.astype(np.float64) ** 2)) if x.size else 0.0
         return (size if size > 0 else 1.0) * rng.normal(size=x.shape)
 

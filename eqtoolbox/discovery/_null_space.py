@@ -15,7 +15,7 @@ import scipy.linalg
 from jax import Array
 
 from eqtoolbox.discovery._equations import DEFINITIONS, Setting, probes, rows
-from eqtoolbox.discovery._families import Family, check_family
+from eqtoolbox.discovery._families import Family, check_family, check_fits, real_leaves
 from eqtoolbox.discovery._readable import readable_basis
 from eqtoolbox.discovery._triangular import triangular_factor
 from eqtoolbox.linalg import Rank, coarsest_dtype, float64, leading_size, rank_from_singular_values, rounding
@@ -31,6 +31,8 @@ _CHUNK = 2**24
 _HELD_OUT, PROBES = 32, 64
 #: Gradients smaller than this share of the usual one are not made larger.
 _SMALL = 1e-2
+#: Singular values that are all below this share of what random gradients would give belong to symmetries.
+_ALL = 1e-7
 #: Probes at a time.
 _BLOCK = 16
 
@@ -166,7 +168,8 @@ def null_space(
     Raises:
       TypeError: ``family`` is neither a family nor a symmetry.
       ValueError: an unknown definition, a loss without ``output_loss`` or ``targets``, a negative ``spread``,
-        too few equations; or more than ``MAX_GENERATORS`` generators, with what they would need.
+        too few equations, a family made for other parameters; or more than ``MAX_GENERATORS`` generators, with what
+        they would need.
 
     Reference:
       Zhao, "Symmetry in Neural Networks" (2026), Theorem 6.3.1 and (6.2); Definitions 1.2.1 to 1.3.6.
@@ -174,6 +177,8 @@ def null_space(
     family = check_family(family, "null_space")
     m = family.dimension
     check_size(m)
+    leading_size(inputs, "inputs")
+    check_fits(family, params, inputs)
     setting = Setting(family, function, output_loss, definition)
     if definition.endswith("loss") and targets is None:
         targets = np.zeros((leading_size(inputs, "inputs"),))
@@ -195,7 +200,7 @@ def null_space(
         sizes = np.sqrt(np.mean(probe(PROBES) ** 2, 0))
         scale = np.where(sizes > 0, sizes, 1)
         values, directions = _decompose(factor / scale, m)
-        rank = rank_from_singular_values(values, shape=(max(count, m), m), noise=floor)
+        rank = _rank(values, used, floor)
         null = directions[int(rank.rank) :] / scale
         vectors, still = _without_trivial(null, scale, probe)
     test = held @ vectors.T
@@ -203,7 +208,7 @@ def null_space(
     # per generator of unit size, in equations of unit gradient
     held_out = float(np.max(np.abs(test) / np.where(reach > 0, reach, 1), initial=0.0))
     return NullSpace(
-        family, definition, vectors, rank, values, directions / scale, still, used, held_out / _unit(values)
+        family, definition, vectors, rank, values, directions / scale, still, used, held_out / _unit(rank)
     )
 
 
@@ -253,14 +258,19 @@ def null_spaces(
     }
 
 
+def needs(generators: int) -> str:
+    """Memory and operations of a null space, in words; its equations come on top."""
+    m = float(generators)
+    return f"{3 * 8 * m * m / 2**30:.1f} GiB and about {25 * m**3 / 1e12:.1f}e12 operations"
+
+
 def check_size(generators: int) -> None:
     """Refuses a family that is too large, and says what it would need."""
     if generators > MAX_GENERATORS:
-        m = float(generators)
         raise ValueError(
             f"a family of {generators} generators is more than MAX_GENERATORS = {MAX_GENERATORS}: it would need "
-            f"{3 * 8 * m * m / 2**30:.1f} GiB and about {25 * m**3 / 1e12:.1f}e12 operations for the factor of its "
-            f"equations. Take fewer leaves, or axis_family with units=, rank= or kind='diagonal'"
+            f"{needs(generators)} for the factor of its equations. Take fewer leaves, or axis_family with units=, "
+            "rank= or kind='diagonal'"
         )
 
 
@@ -277,15 +287,27 @@ def _floor(dtype: str, m: int) -> float:
     return min(8 * max(m, 32) * rounding(dtype), 1e-2)
 
 
-def _unit(values: np.ndarray) -> float:
-    return float(values[0]) / np.sqrt(len(values)) if values.size and values[0] > 0 else 1.0
+def _rank(values: np.ndarray, equations: int, floor: float) -> Rank:
+    """The rank by the gap; 0 where all that there is is rounding, as unit gradients on unit generators are not."""
+    usual = np.sqrt(max(equations, 1))
+    if not values.size or values[0] > max(_ALL, floor) * usual:
+        return rank_from_singular_values(values, noise=floor)
+    nothing = rank_from_singular_values(np.zeros_like(values))
+    gap = float(usual / max(values[0], floor * usual))
+    return nothing._replace(gap=gap, threshold=float(max(values[0], floor * usual)), singular_values=values)
+
+
+def _unit(rank: Rank) -> float:
+    """The size of an equation on a generator that is no symmetry."""
+    values = np.asarray(rank.singular_values)
+    return float(values[0]) / np.sqrt(len(values)) if int(rank.rank) else 1.0
 
 
 def _blocks(
     setting: Setting, params: Params, data: Any, key: Array, count: int, spread: float, anchor: float
 ) -> Iterator[tuple[Array, Array]]:
     """At least ``count`` equations in blocks of one size, so that one program is compiled."""
-    entries = sum(np.size(x) for x in jax.tree.leaves(params))
+    entries = sum(np.size(x) for x in real_leaves(params))
     most = _CHUNK // (4 * entries + setting.family.dimension)
     size = int(np.clip(most, 1, 256))
     for i in range(-(-count // size)):

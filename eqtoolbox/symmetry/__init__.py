@@ -11,6 +11,7 @@ from eqtoolbox.symmetry._cocycles import (
 )
 from eqtoolbox.symmetry._data_dependent import DataDependentAction
 from eqtoolbox.symmetry._definitions import (
+    IMPLICATIONS,
     DefinitionErrors,
     data_dependent_error,
     definition_errors,
@@ -30,6 +31,7 @@ from eqtoolbox.symmetry._symmetry import Symmetry, check_symmetry
 from eqtoolbox.symmetry._transforms import elements, lie_derivative, sample_orbit, symmetrize
 
 __all__ = [
+    "IMPLICATIONS",
     "Atom",
     "Block",
     "Cocycle",

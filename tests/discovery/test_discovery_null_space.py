@@ -11,7 +11,7 @@ import scipy.linalg
 import eqtoolbox as eqt
 from eqtoolbox import discovery
 from eqtoolbox.discovery import linear_family, null_space
-from eqtoolbox.symmetry._definitions import IMPLICATIONS
+from eqtoolbox.symmetry import IMPLICATIONS
 
 SIGMA = {
     "linear": lambda z: z,

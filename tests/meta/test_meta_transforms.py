@@ -24,6 +24,7 @@ from eqtoolbox import (
     Equivariance,
     Symmetry,
     curvature,
+    discovery,
     groups,
     identities,
     linalg,
@@ -433,6 +434,60 @@ def of_orbits(m):
     }
 
 
+def of_discovery(m):
+    """The fields of families with their transposes, group laws, learned fields, lifts."""
+    at, keys = m.params, folded(m, 5)
+    families = {
+        "affine_family": discovery.affine_family(at, ["w2"]),
+        "axis_family": discovery.axis_family(at),
+        "default_family": discovery.default_family(at, key=jax.random.key(0)),
+        "direct_sum": discovery.direct_sum(LINEAR, discovery.axis_family(at, kind="skew")),
+        "feature_family": discovery.feature_family(at, lambda p, x: x[0] * p["b1"], m.x, ["b1"]),
+        "linear_family": discovery.linear_family(at, ["w1"]),
+        "symmetry_family": discovery.symmetry_family(RELU),
+        "translation_family": discovery.translation_family(at),
+        "action_family": discovery.action_family(ACTION, at),
+    }
+    out = {
+        name: (f.field(jnp.cos(jnp.arange(f.dimension)), at, m.x), f.pairing(at, m.other, m.x))
+        for name, f in families.items()
+    }
+    h, k, theta = at["w1"], m.other["w1"], m.x[0]
+    act = lambda g, p: jnp.arcsinh(g @ jnp.sinh(p))  # noqa: E731
+    losses = lambda p, x: jnp.square(p * x - 1)[:1]  # noqa: E731
+    net = discovery.init_mlp(keys[0], (8, 4, 2))
+    field_net = discovery.init_mlp(keys[1], (4, 4, 4))
+    fields = discovery.field_basis(field_net, losses, theta, m.x[1], 2)
+    linear = lambda g, p, x: {**p, "w2": g * p["w2"]}  # noqa: E731
+    parts = discovery.SubNetwork(
+        ("w2",), lambda p, x: x @ p["w1"], lambda p, s: s @ p["w2"], lambda p, t, x: t + p["b1"][0]
+    )
+    g = m.y[0, 0]
+    out |= {
+        "additivity_residual": discovery.additivity_residual(act, h, k, theta),
+        "bracket_residual": discovery.bracket_residual(act, h, k, theta),
+        "flow_residual": discovery.flow_residual(act, h, theta, 0.3),
+        "infinitesimal": discovery.infinitesimal(act, h, theta),
+        "flow": discovery.flow(lambda p: jnp.sin(h @ p), theta, 1.0, 3),
+        "level_set_field": discovery.level_set_field(lambda p: losses(p, m.x[1]), theta, m.x[1]),
+        "orthogonality": discovery.orthogonality(m.samples["w1"]),
+        "init_mlp": net,
+        "printed_action": discovery.printed_action(net, m.x[1])(h, theta),
+        "printed_terms": discovery.printed_terms(net, m.samples["w1"], losses, theta, m.x[1]),
+        "field_basis": fields,
+        "corrected_terms": discovery.corrected_terms(
+            field_net, jnp.zeros((2, 2, 2)), losses, theta, m.x[1], 2
+        ),
+        "relative_invariance": discovery.relative_invariance(losses, m.samples["b1"], theta, m.x[1]),
+        "lift_subnetwork": discovery.lift_subnetwork(linear, parts)(g, at, m.x),
+        "lift_wider": discovery.lift_wider(linear, {"w2": 0}, [1])(g, at, m.x),
+        "lift_deeper": discovery.lift_deeper(lambda g, p, x: g * p, [lambda p, x: x @ p] * 2, 1)(
+            g, [at["w1"], at["w2"]], m.x
+        ),
+    }
+    return out
+
+
 ROOMS = {
     groups: of_groups,
     symmetry: of_symmetry,
@@ -442,6 +497,7 @@ ROOMS = {
     curvature: of_curvature,
     mirror: of_mirror,
     orbits: of_orbits,
+    discovery: of_discovery,
 }
 #: Public functions that no array goes through, or that look at numbers on the host.
 HOST = {
@@ -501,6 +557,16 @@ HOST = {
         "phase_diagram": "loops over settings on the host",
         "prune": "shapes depend on values",
         "sgd_weight_decay": "finds roots on the host",
+    },
+    discovery: {
+        **dict.fromkeys(
+            ("audit", "lie_algebra", "novelty", "null_space", "null_spaces", "symmetry_course"),
+            "decides a rank on the host",
+        ),
+        "learn": "a training loop of its own; its terms are cases",
+        "lift_smaller_batch": "tries a padding on the host",
+        "readable_basis": "on the host",
+        "triangular_factor": "on the host",
     },
     orbits: {
         **dict.fromkeys(("booth", "ellipse", "quadratic", "rosenbrock"), "makes a loss"),
