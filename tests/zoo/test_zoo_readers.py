@@ -218,6 +218,8 @@ def test_cifar10(tmp_path, folder):
     parts = write_cifar10(tmp_path / folder)
     data = zoo.cifar10(tmp_path)
     assert (data.train_x.shape, data.test_x.shape, data.num_classes) == ((10, 32, 32, 3), (2, 32, 32, 3), 10)
+    # 32² x 3 numbers an image, not 32³ x 3
+    assert data.train_x[0].size == 3072
     rows = np.concatenate([rows for name, rows in parts.items() if name.startswith("data")])
     np.testing.assert_array_equal(data.train_y, rows[:, 0])
     # Pixel (row 5, column 9) of the colour c is byte 1 + 1024 c + 32 * 5 + 9 of its record.
