@@ -154,7 +154,8 @@ def test_an_interrupted_first_write_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress_is_for_terminals(terminal):
+def test_progress_is_for_terminals(terminal, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one shows no bars
     shown = io.StringIO()
     with progress_bar(Console(file=shown, force_terminal=terminal, width=80)) as progress:
         progress.describe("training")
