@@ -355,7 +355,7 @@ def plot(result: Result) -> Figure:
         ax.minorticks_off()
     axes[0].set_ylabel("|change of the loss|")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, labelcolor=INK)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(tasks)), labelcolor=INK)
     return figure
 
 
