@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import Row
+from benchmarks.timing import Row, interleaved
 from contest import clock, figures
 from contest.entrants import Entrant, entrants, missing
 from contest.protocol import contest
@@ -27,6 +27,8 @@ from eqtoolbox import zoo
 BARS = {128: 1.25, 512: 1.6}
 #: Largest cost of the fuller variant relative to Muon's.
 FULLER_BAR = 1.0
+#: Models of the ensemble of optimizers.
+MODELS = 16
 #: Steps before those that are timed, and how many these are.
 PHASES = {"steps 1 to 200": (0, 200), "steps 1001 to 1100": (1000, 100), "steps 2001 to 2200": (2000, 200)}
 
@@ -107,6 +109,40 @@ def rows(repeats: int = 5) -> list[Row]:
             if "symo-full" in cost:
                 title = f"{able['symo-full'].title}, width {width}, {when}"
                 out.append(Row(title, cost["symo-full"], cost["muon"], "Muon", FULLER_BAR))
+    return [*out, *_ensemble(repeats), *_curvature(repeats)]
+
+
+def _ensemble(repeats: int) -> list[Row]:
+    """A step of symo for many models at once, against one jitted step after the other; gradients are given."""
+    import jax
+    import jax.numpy as jnp
+
+    import eqtoolbox as eqt
+
+    task = tasks()["diabetes"]
+    params = task.make(0).params
+    tx = eqt.curvature.symo(0.02, task.symmetry())
+    grads = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), (MODELS, *p.shape)), params)
+    states = jax.vmap(lambda _: tx.init(params))(jnp.arange(MODELS))
+    together, single = jax.jit(jax.vmap(tx.update)), jax.jit(tx.update)
+    parts = [jax.tree.map(lambda x, i=i: x[i], (grads, states)) for i in range(MODELS)]
+    calls = {
+        "ours": lambda: together(grads, states),
+        "loop": lambda: [single(*part) for part in parts],
+    }
+    seconds = interleaved(calls, 5 * repeats)
+    name = f"symo, {MODELS} models at once, a step with new roots"
+    return [Row(name, seconds["ours"], seconds["loop"], f"{MODELS} separate steps")]
+
+
+def _curvature(repeats: int) -> list[Row]:
+    """A step of the Gauss-Newton variant, gradient and all, where each entrant is at home."""
+    table, out = entrants(), []
+    for task, name, steps in (("tanh", "newton", 10), ("digits-tanh", "newton-batches", 50)):
+        able = {n: table[n] for n in (name, "adam", "kfac-jax") if missing(table[n]) is None}
+        cost = {n: c.seconds for n, c in clock.costs(tasks()[task], able, repeats, steps=steps).items()}
+        for other in [n for n in cost if n != name]:
+            out.append(Row(f"{table[name].title}, {task}", cost[name], cost[other], table[other].title))
     return out
 
 

@@ -21,7 +21,8 @@ from eqtoolbox.groups import Permutation
 
 Schedule = Callable[[Array], Array]
 Build = Callable[..., optax.GradientTransformation]
-GRADIENTS, ACTIVATIONS, VALUES = "gradients", "activations", "gradients and values"
+GRADIENTS, ACTIVATIONS, VALUES, CURVATURE = "gradients", "activations", "gradients and values", "curvature"
+SYMO, NEWTON = ("_symo", "_whitening"), ("_gauss_newton", "_kronecker", "_quadratic")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Entrant:
       fails: by task, how it fails there.
       own_loop: whether it makes its own steps, outside jit.
       ours: whether it is of this library; ``ablation`` that it is one of its variants.
+      modules: of this library's curvature, on whose source its results depend.
     """
 
     name: str
@@ -62,18 +64,19 @@ class Entrant:
     own_loop: bool = False
     ours: bool = False
     ablation: bool = False
+    modules: tuple[str, ...] = SYMO
 
     def settings(self) -> dict[str, Any]:
         """What a stored result depends on."""
         settings = {"name": self.name, "options": {k: str(v) for k, v in self.options.items()}}
-        return {**settings, "source": _our_source()} if self.ours or self.ablation else settings
+        return {**settings, "source": _our_source(self.modules)} if self.ours or self.ablation else settings
 
     def absent(self, task: Task) -> str | None:
         """Why it does not train this task here, or None."""
         if reason := missing(self):
             return reason
         if self.full_batch and task.batch is not None:
-            return "its line search needs the same loss in every step"
+            return "its line search, or its trust in the model, needs the same loss in every step"
         if self.dense and not isinstance(task.module, zoo.MLP):
             return "it has factors of dense layers only"
         return self.fails.get(task.name)
@@ -89,12 +92,10 @@ class Entrant:
         return (0.0,) if self.extras is None else self.extras[task.group]
 
 
-def _our_source() -> str:
-    """A digest of the modules that make up symo: results of another version are not kept."""
+def _our_source(names: tuple[str, ...]) -> str:
+    """A digest of modules: results of another version are not kept."""
     folder = Path(inspect.getfile(eqt.curvature)).parent
-    texts = [
-        path.read_bytes() for path in sorted(folder.glob("*.py")) if path.stem in ("_symo", "_whitening")
-    ]
+    texts = [path.read_bytes() for path in sorted(folder.glob("*.py")) if path.stem in names]
     return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
 
 
@@ -156,6 +157,21 @@ def _of_units(group: Any) -> bool:
     return len(group.sizes) == 1 and hasattr(group, "n")
 
 
+def _newton(schedule: Schedule, task: Task, extra: Array, **options: Any):
+    return eqt.curvature.symmetry_gauss_newton(schedule, task.symmetry(), floor=extra, **options)
+
+
+def _newton_batches(schedule: Schedule, task: Task, extra: Array, **options: Any):
+    return eqt.curvature.symmetry_gauss_newton(schedule, task.symmetry(), damping=extra, **options)
+
+
+def _functions(task: Task, params: Any, batch: Any, value: Array, gradient: Any, key: Array):
+    return {
+        "output_fn": lambda p: task.apply(p, batch.inputs),
+        "output_loss": lambda outputs: task.output_loss(outputs, batch.targets),
+    }
+
+
 def _no_build(*args: Any, **options: Any):
     raise TypeError("this optimizer makes its own steps")
 
@@ -165,6 +181,7 @@ _DAMPINGS = {
     **dict.fromkeys(("digits", "models"), (1e-3, 1e-2, 1e-1)),
 }
 _FIRST_DAMPINGS = dict.fromkeys(("teacher", "digits", "models"), (1e-3, 1e-2, 1e-1, 1.0, 1e1))
+_FLOORS = dict.fromkeys(("teacher", "digits", "models"), (1e-5, 1e-3))
 _MEMORY = dict.fromkeys(("teacher", "digits", "models"), (5.0, 10.0, 20.0, 40.0, 80.0))
 
 PEERS = (
@@ -228,6 +245,32 @@ OURS = (
     Entrant("symo", "symo", _symo, {}, _SYMO_RATES, ours=True),
     Entrant(
         "symo-full", "symo, all sides", _symo, {"sides": None, "largest_units": None}, _SYMO_RATES, ours=True
+    ),
+    Entrant(
+        "newton",
+        "symmetry Gauss-Newton",
+        _newton,
+        {},
+        sees=CURVATURE,
+        extras=_FLOORS,
+        schedules=("adaptive",),
+        arguments=_functions,
+        ours=True,
+        modules=NEWTON,
+        full_batch=True,
+    ),
+    Entrant(
+        "newton-batches",
+        "symmetry Gauss-Newton, fixed damping",
+        _newton_batches,
+        {"products": 5, "samples": 1, "adapt": 1, "factor_decay": 0.95, "every": 2},
+        _rates(0.5, 0.2),
+        CURVATURE,
+        _DAMPINGS,
+        ("cosine",),
+        _functions,
+        ours=True,
+        modules=NEWTON,
     ),
 )
 
