@@ -161,6 +161,10 @@ def _newton(schedule: Schedule, task: Task, extra: Array, **options: Any):
     return eqt.curvature.symmetry_gauss_newton(schedule, task.symmetry(), floor=extra, **options)
 
 
+def _newton_l2(schedule: Schedule, task: Task, extra: Array, **options: Any):
+    return eqt.curvature.symmetry_gauss_newton(schedule, task.symmetry(), weight_decay=extra, **options)
+
+
 def _newton_batches(schedule: Schedule, task: Task, extra: Array, **options: Any):
     return eqt.curvature.symmetry_gauss_newton(schedule, task.symmetry(), damping=extra, **options)
 
@@ -182,6 +186,7 @@ _DAMPINGS = {
 }
 _FIRST_DAMPINGS = dict.fromkeys(("teacher", "digits", "models"), (1e-3, 1e-2, 1e-1, 1.0, 1e1))
 _FLOORS = dict.fromkeys(("teacher", "digits", "models"), (1e-5, 1e-3))
+_WEIGHT_DECAYS = dict.fromkeys(("teacher", "digits", "models"), (1e-3, 1e-2, 1e-1))
 _MEMORY = dict.fromkeys(("teacher", "digits", "models"), (5.0, 10.0, 20.0, 40.0, 80.0))
 
 PEERS = (
@@ -258,6 +263,19 @@ OURS = (
         ours=True,
         modules=NEWTON,
         full_batch=True,
+    ),
+    Entrant(
+        "newton-l2",
+        "symmetry Gauss-Newton, L2",
+        _newton_l2,
+        {},
+        sees=CURVATURE,
+        extras=_WEIGHT_DECAYS,
+        schedules=("adaptive",),
+        arguments=_functions,
+        full_batch=True,
+        ours=True,
+        modules=NEWTON,
     ),
     Entrant(
         "newton-batches",
