@@ -23,7 +23,9 @@ from eqtoolbox.linalg import (
     check_integer,
     check_number,
     cond,
+    linear_transpose,
     tree_vdot,
+    vary_with,
 )
 from eqtoolbox.symmetry import Symmetry, check_symmetry, leaf_paths
 
@@ -356,7 +358,7 @@ def _model(output_fn: Callable[[Params], Any], output_loss: Callable[[Any], Arra
     slope, hessian = jax.linearize(jax.grad(output_loss), outputs)
     del slope
     like = jax.eval_shape(lambda p: p, params)
-    back = jax.linear_transpose(linear, like)
+    back = linear_transpose(linear, like, outputs)
 
     def jacobian(v: Params) -> Any:
         return linear(jax.tree.map(lambda x, p: x.astype(p.dtype), v, like))
@@ -371,7 +373,7 @@ def _sample(at: _Model, key: Array) -> Params:
     """v = Jᵀ H^{1/2} ε: E vvᵀ = G for a convex output loss, up to the Krylov space of ε in place of H's."""
     flat, unravel = ravel_pytree(at.outputs)
     dtype = _wide(flat)
-    noise = jax.random.normal(key, flat.shape, dtype)
+    noise = vary_with(jax.random.normal(key, flat.shape, dtype), flat)
 
     def product(x: Array) -> Array:
         return ravel_pytree(at.output_hessian(unravel(x.astype(flat.dtype))))[0].astype(dtype)

@@ -325,6 +325,8 @@ def of_curvature(m):
     damped = jax.tree.map(jnp.add, blocks, com.identity())
     tx = curvature.scale_by_symmetry(UNITS)
     alias = curvature.symo(0.1, UNITS)
+    newton = curvature.symmetry_gauss_newton(1.0, UNITS, products=2)
+    functions = {"output_fn": model(m), "output_loss": output_loss(m)}
     return {
         "apply": com.apply(jnp.sqrt, damped),
         "coordinates": com.coordinates(m.other),
@@ -353,6 +355,7 @@ def of_curvature(m):
         "check_blocks": com.check_blocks(blocks),
         "scale_by_symmetry": tx.update(m.other, tx.init(at), at),
         "symo": alias.update(m.other, alias.init(at), at),
+        "symmetry_gauss_newton": newton.update(jax.grad(loss(m))(at), newton.init(at), at, **functions)[0],
     }
 
 
