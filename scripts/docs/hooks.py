@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import logging
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -59,6 +61,8 @@ def on_page_markdown(markdown, *, page, **_):
         markdown = errata.render(markdown, ROOT)
     if page.file.src_uri == "notebooks.md":
         markdown = notebooks.render(markdown, ROOT)
+    if page.file.src_uri == "performance.md":
+        markdown = markdown.replace("{{ benchmarks }}", benchmarks())
     if page.file.src_uri == "changelog.md":
         markdown = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     return markdown
@@ -111,6 +115,16 @@ def readme(heading: str, start: str | None) -> str:
     if not body.strip():
         raise PluginError(f"README.md has no section {heading!r} with a line that begins with {start!r}")
     return body.strip()
+
+
+def benchmarks() -> str:
+    """A table of the names that scripts/benchmark.py takes, each with the first line of its module."""
+    rows = ["| name | what is compared |", "|---|---|"]
+    for name in runpy.run_path(str(ROOT / "scripts" / "benchmark.py"))["names"]():
+        tree = ast.parse((ROOT / "scripts" / "benchmarks" / f"{name}.py").read_text(encoding="utf-8"))
+        text = (ast.get_docstring(tree) or "").split("\n")[0].replace("``", "`").replace("|", "\\|")
+        rows.append(f"| `{name}` | {text} |")
+    return "\n".join(rows)
 
 
 def mathml(match: re.Match) -> str:
