@@ -14,7 +14,7 @@ from jax import Array
 from jax.core import Tracer
 
 from eqtoolbox.groups import Group, Monomial, Permutation, PositiveScaling, Product, Trivial, Wreath
-from eqtoolbox.linalg import check_integer, check_like, tree_norm, while_loop
+from eqtoolbox.linalg import check_integer, check_like, cond, tree_norm, while_loop
 from eqtoolbox.orbits._blocks import Layout, Pair, act_on, blocks_of, gain, layout_of, squared_distance
 from eqtoolbox.orbits._match import forward_order, match
 from eqtoolbox.orbits._refine import refine
@@ -253,28 +253,46 @@ class _Work(NamedTuple):
         for i, (_, some) in enumerate(forward_order([set(s) for s in self.layout.slots], count)):
             masks[i, some] = True
 
+        # A permutation that is best stays so until a block of its space moves: such steps are not taken again.
+        final = np.array([self._is_final(f, permute) for f in range(count)])
+        touches = np.array([[bool(set(a) & set(b)) for b in self.layout.uses] for a in self.layout.uses])
+
         def body(carry):
-            state, turn, progress = carry
+            state, turn, progress, due = carry
             sweep, place = turn // count, turn % count
             order = jax.random.permutation(jax.random.fold_in(self.key, sweep), count)
             chosen, progress = order[place], progress & (place > 0)
             if forward is None:
-                state, won = jax.lax.switch(chosen, steps, (state, None))
-                return state, turn + 1, progress | won
+                take = lambda: jax.lax.switch(chosen, steps, (state, None))  # noqa: E731
+                state, won = cond(due[chosen], take, lambda: (state, jnp.zeros_like(progress)))
+                due = jnp.where(
+                    jnp.arange(count) == chosen,
+                    ~jnp.asarray(final),
+                    due | (won & jnp.asarray(touches)[chosen]),
+                )
+                return state, turn + 1, progress | won, due
             # Turns below 0 are those of going forward.
             first = jnp.clip(turn + len(firsts), 0, len(firsts) - 1)
             chosen = jnp.where(turn < 0, jnp.asarray(firsts)[first], chosen)
             mask = jnp.asarray(masks)[first] | (turn >= 0)
             state, won = jax.lax.switch(chosen, steps, (state, (mask, turn < 0)))
-            return state, turn + 1, progress | won
+            return state, turn + 1, progress | won, due
 
         def going(carry):
-            _, turn, progress = carry
+            _, turn, progress, _ = carry
             return (turn < count * self.sweeps) & ((turn <= 0) | (turn % count > 0) | progress)
 
         begin = jnp.asarray(0) if forward is None else jnp.where(forward, -len(firsts), 0)
-        state, turn, progress = while_loop(going, body, (state, begin, jnp.asarray(False)))
+        first = (state, begin, jnp.asarray(False), jnp.ones(count, bool))
+        state, turn, progress, _ = while_loop(going, body, first)
         return state, turn // count, ~progress
+
+    def _is_final(self, f: int, permute: bool) -> bool:
+        """Whether one step finds the best element of a factor, so that a second finds no other."""
+        spec = units_of(self.groups[f])
+        if spec is None or any(len(self.layout.slots[b][f]) > 1 for b in self.layout.uses[f]):
+            return False
+        return permute or (self.groups[f].dimension == 0 and len(spec.knobs) <= 1)
 
     def _step(self, f: int, permute: bool, masked: bool) -> Callable[[Any], Any]:
         """The step of one factor; taken only where it lessens the distance."""

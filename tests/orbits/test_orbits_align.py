@@ -7,6 +7,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from catalog_tools import random_element
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from rebasin_models import perceptron_spec
 from scipy.linalg import orthogonal_procrustes
 from scipy.optimize import linear_sum_assignment, minimize
 
-from eqtoolbox import Symmetry, groups, orbits
+from eqtoolbox import Symmetry, groups, orbits, zoo
 from eqtoolbox.symmetry import catalog
 
 # Signs and permutations on two spaces, rotations, matrices; all other rows are slow.
@@ -102,6 +103,42 @@ def network(rng, widths):
             "bias": 0.1 * rng.standard_normal(m),
         }
     return shapes
+
+
+def trained(seeds, widths, steps=300):
+    """Networks of one set of digits, from different first weights."""
+    data = zoo.digits()
+    x, y = jnp.asarray(data.train_x).reshape(len(data.train_x), -1)[:400], jnp.asarray(data.train_y)[:400]
+
+    def loss(p):
+        h = x
+        for i in range(len(p)):
+            h = jax.nn.gelu(h) if i else h
+            h = h @ p[f"Dense_{i}"]["kernel"] + p[f"Dense_{i}"]["bias"][None]
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(h, y))
+
+    def train(p):
+        step = lambda p, _: (jax.tree.map(lambda w, g: w - 0.2 * g, p, jax.grad(loss)(p)), None)  # noqa: E731
+        return jax.lax.scan(step, p, None, length=steps)[0], loss(p)
+
+    starts = [network(np.random.default_rng(seed), widths) for seed in seeds]
+    ends, before = jax.jit(jax.vmap(train))(jax.tree.map(lambda *w: jnp.stack(w), *starts))
+    assert float(jax.vmap(loss)(ends).max()) < 0.3 * float(before.min())
+    return [jax.tree.map(lambda w, i=i: w[i], ends) for i in range(len(starts))]
+
+
+def test_permutations_of_trained_networks_are_the_published_ones(x64):
+    a, b = trained((0, 1), (64, 16, 12, 10))
+    sym = catalog.mlp(a, [f"Dense_{i}" for i in range(3)], "gelu")
+    key = jax.random.key(3)
+    match = orbits.match_weights(sym, b, to=a, key=key)
+    names = {f"p{i}": f"h{i + 1}" for i in range(2)}
+    spec = {k: tuple(p and names[p] for p in axes) for k, axes in perceptron_spec(2).items()}
+    want = published_weight_matching(spec, ["h1", "h2"], flat(a), flat(b), key)
+    for space, p in want.items():
+        assert np.array_equal(match.element[space], p), space
+        assert not np.array_equal(p, np.arange(len(p)))
+    assert match.after < match.before
 
 
 def flat(tree):
