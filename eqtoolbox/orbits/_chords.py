@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 
 def chord_factor(scale: Any, degree: Any = 1.0, t: Any = 0.5) -> Array:
@@ -23,9 +25,13 @@ def chord_factor(scale: Any, degree: Any = 1.0, t: Any = 0.5) -> Array:
     Returns:
       φ, of the broadcast shape.
 
+    Raises:
+      ValueError: a number is not positive.
+
     Reference:
       Zhao, "Symmetry in Neural Networks" (2026), Proposition 3.3.3, equation (B.5).
     """
+    _check_positive(scale=scale, degree=degree)
     m, k, t = (jnp.asarray(x, jnp.result_type(float)) for x in (scale, degree, t))
     return (1 - t + t * m**-k) * (1 - t + t * m) ** k
 
@@ -61,9 +67,7 @@ def scale_for_barrier(barrier: float, degree: float, target_norm: float) -> floa
     Reference:
       Zhao, "Symmetry in Neural Networks" (2026), Proposition 3.3.3. The printed m = C^k fails for k < 1.
     """
-    for name, value in (("barrier", barrier), ("degree", degree), ("target_norm", target_norm)):
-        if not value > 0:
-            raise ValueError(f"`{name}` must be positive, got {value!r}")
+    _check_positive(barrier=barrier, degree=degree, target_norm=target_norm)
     c = 2 ** (degree + 1) * (math.sqrt(barrier) / target_norm + 1) - 1
     return c ** (-1 / degree)
 
@@ -83,9 +87,13 @@ def bounded_chord_barrier(
       degree: k > 0.
       target_norm: ‖Y‖.
 
+    Raises:
+      ValueError: a number is not positive.
+
     Reference:
       Zhao, "Symmetry in Neural Networks" (2026), Proposition 3.3.6; the bound depends on c and on W.
     """
+    _check_positive(last_norm=last_norm, before_norm=before_norm, limit=limit, degree=degree)
     k = jnp.asarray(degree, jnp.result_type(float))
     low, high = (last_norm / limit) ** (1 / k), limit / jnp.asarray(before_norm)
     largest = jnp.maximum(1, low**-k) * jnp.maximum(1, high) ** k
@@ -104,9 +112,13 @@ def orbit_distance_bound(first: Array, second: Array, scale: Any) -> Array:
       second: W_2, likewise.
       scale: β > 0.
 
+    Raises:
+      ValueError: ``scale`` is not positive.
+
     Reference:
       Zhao, "Symmetry in Neural Networks" (2026), Proposition 3.3.5; the bound is not printed.
     """
+    _check_positive(scale=scale)
     least = [jnp.linalg.svd(m, compute_uv=False)[..., -1] for m in (first, second, first @ second)]
     beta = jnp.asarray(scale)
     return (beta + 1 / beta) / 2 * jnp.minimum(least[0], least[1]) - jnp.sqrt(least[2])
@@ -127,12 +139,27 @@ def chord_distance_bound(curvature: Any, distance: Any, length: Any) -> Array:
     Returns:
       d_max; infinite where a hypothesis fails.
 
+    Raises:
+      ValueError: ``length`` is not positive, or another number is negative.
+
     Reference:
       Zhao, "Symmetry in Neural Networks" (2026), Theorem 3.4.2, corrected.
     """
+    _check_positive(length=length)
+    _check_positive(True, curvature=curvature, distance=distance)
     kappa, d, length = (jnp.asarray(x, jnp.result_type(float)) for x in (curvature, distance, length))
     half = kappa * d / 2
     inside = (half <= 1) & (kappa * length <= jnp.pi) & (d <= length * (1 + 1e-6))
     root = jnp.sqrt(jnp.where(inside, 1 - half**2, 1))
     # κD²/4 / (1 + root) has no cancellation.
     return jnp.where(inside, half * d / 2 / (1 + root), jnp.inf)
+
+
+def _check_positive(zero: bool = False, /, **values: Any) -> None:
+    """Refuses numbers that are known and not positive, or not 0 either."""
+    for name, value in values.items():
+        if isinstance(value, Tracer):
+            continue
+        x = np.asarray(value)
+        if not np.all((x >= 0) if zero else (x > 0)):
+            raise ValueError(f"`{name}` must {'not be negative' if zero else 'be positive'}, got {value!r}")

@@ -12,6 +12,7 @@ from jax import Array
 
 from eqtoolbox.linalg import (
     check_integer,
+    check_like,
     fori_loop,
     hutchinson_trace,
     hvp,
@@ -64,9 +65,13 @@ def preconditioned_gradient_norm(
       eps: ε.
       squared: the square instead.
 
+    Raises:
+      ValueError: ``second_moment`` is not like ``params``; names the leaf.
+
     Reference:
       Zhao (2026), equation 5.7, where the rate is printed without the square.
     """
+    check_like(second_moment, params, "second_moment", "params")
     gradient = jax.grad(loss)(params)
 
     def scaled(g: Array, v: Array) -> Array:

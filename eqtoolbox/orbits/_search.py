@@ -13,6 +13,7 @@ from jax.core import Tracer
 
 from eqtoolbox.linalg import (
     check_integer,
+    check_like,
     check_number,
     coarsest_dtype,
     hvp,
@@ -155,7 +156,8 @@ def teleport_params(
 
     Raises:
       TypeError: ``sym`` is no symmetry, or discrete, or an ``Equivariance`` without an identity.
-      ValueError: an argument is out of range, or a label does not fit its leaf.
+      ValueError: an argument is out of range, ``initial`` is not like an algebra vector, or a label does not fit its
+        leaf.
 
     Reference:
       Zhao, "Symmetry in Neural Networks" (2026), algorithms 1 and 2. They print 1 + T with 1 - T for its inverse,
@@ -246,6 +248,12 @@ class Search:
     limits: Limits | None
 
     def run(self, loss: Loss, params: Params) -> tuple[Params, TeleportInfo]:
+        if isinstance(self.sym, Symmetry):
+            self.sym.check(params)
+        if self.initial is not None:
+            check_like(
+                self.initial, identity_and_action(self.sym, "a teleport")[0], "initial", "the identity"
+            )
         way = self._way(params)
         sign = 1.0 if self.maximize else -1.0
 

@@ -108,6 +108,7 @@ def test_alignment_of_trained_networks(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("name", "width"), [("cnn", 8), ("transformer", 16)])
 def test_alignment_of_other_networks(tmp_path, name, width):
     found = outcome(alignment, tmp_path, networks=(name,), widths=(width,), seeds=2, steps=300, points=11)

@@ -40,6 +40,7 @@ def test_teleports_on_test_functions(tmp_path, record_claim):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.claim("DB-F4.5", "DB-F4.7", "DC-X3.4", "DB-EC1", "DB-EC2", "DB-EC3", "DB-EC4")
 def test_teleports_on_a_regression(tmp_path, record_claim):
     found = outcome(teleport_regression, tmp_path)
@@ -78,6 +79,7 @@ def test_small_steps_are_not_convergence(x64, record_claim):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.claim("DC-X3.3")
 def test_teleports_to_flat_and_curved_places(tmp_path, record_claim):
     found = outcome(teleport_sharpness, tmp_path)
@@ -87,6 +89,7 @@ def test_teleports_to_flat_and_curved_places(tmp_path, record_claim):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.claim("DC-X3.6")
 def test_learning_to_teleport(tmp_path, record_claim):
     found = outcome(learned_teleport, tmp_path)
@@ -128,6 +131,7 @@ def test_the_cost_of_a_teleport_by_width_and_depth(record_claim):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.claim("DB-F4.6", "DB-F4.8", "DC-X3.5")
 def test_teleports_in_training(tmp_path, record_claim):
     found = outcome(teleport_training, tmp_path)

@@ -188,6 +188,10 @@ def test_linear_connectivity_fails_by_as_much_as_one_likes(k, x64):
     assert (float(orbits.chord_barrier(c**k, k, norm)) > barrier) == (k >= 1)
     for m in (0.3, 1.0, 5.0):
         assert np.isclose(orbits.chord_factor(m, 1.0, 0.5), (m + 2 + 1 / m) / 4, rtol=1e-12)
+    with pytest.raises(ValueError, match="`scale` must be positive"):
+        orbits.chord_factor(-2.0)
+    with pytest.raises(ValueError, match="`curvature` must not be negative"):
+        orbits.chord_distance_bound(-1.0, 1.0, 1.0)
     with pytest.raises(ValueError, match="`degree` must be positive"):
         orbits.scale_for_barrier(1.0, 0.0, 1.0)
 

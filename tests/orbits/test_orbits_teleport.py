@@ -295,6 +295,10 @@ def test_bad_arguments_are_named():
         run(max_growth=0.5)
     with pytest.raises(ValueError, match="exact"):
         run(exact="first_order")
+    with pytest.raises(ValueError, match="initial"):
+        run(initial={"h": jnp.ones((2, 2))})
+    with pytest.raises(ValueError, match="v"):
+        orbits.teleport_params(LINEAR, loss, {**params, "v": jnp.ones((9, 2))})
     with pytest.raises(TypeError, match="discrete"):
         orbits.teleport_params(LINEAR.subgroup({"h": groups.Permutation(4)}), loss, params)
     with pytest.raises(TypeError, match="identity"):
