@@ -213,6 +213,7 @@ def test_blocks_grow_with_decay(record_claim):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @pytest.mark.claim("MS-F3c", "MS-F4", "MS-F7", "MS-2.6")
 @pytest.mark.parametrize("module", [neuron_blocks, plasticity_loss, sparse_digits, sparse_resnet])
 def test_quick_size(module, tmp_path):
