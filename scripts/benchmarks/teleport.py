@@ -8,9 +8,9 @@ machine is shared; that of the search which differentiates through the exponenti
 
 For scalings all else is O(n²) for kernels n × n, and an evaluation O(B n²): the bar is for them. For GL it is O(n³):
 in each step an inverse (8/3 n³ operations) and a product of elements (2 n³) for each space, and a product (2 n³) for
-each kernel and space. So a teleport by full matrices does not keep to a tenth at small batches. The ratio by operations is shown, with those
-that the compiler counts for an evaluation, and the batch from which it is within the bar. Measured ratios
-are above it, because LAPACK does fewer operations a second in an inverse than in a product.
+each kernel and space. So a teleport by full matrices does not keep to a tenth at small batches. The ratio by
+operations is shown, with those that the compiler counts for an evaluation, and the batch from which it is within the
+bar. Measured ratios are above it, because LAPACK does fewer operations a second in an inverse than in a product.
 
 Small triangular systems are slow where the threads of OpenBLAS fight for busy cores (50 ms for 0.1 ms):
 
