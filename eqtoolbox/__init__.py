@@ -5,7 +5,7 @@ Rooms and names are imported at their first use (PEP 562), so that a program pay
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from eqtoolbox import (
@@ -93,15 +93,17 @@ _HOMES = {
 _ROOMS = {name: "symmetry.catalog" if name == "catalog" else name for name in __all__ if name not in _HOMES}
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    elif name in _ROOMS:
-        value = importlib.import_module(f"{__name__}.{_ROOMS[name]}")
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # to a type checker a name that is not there is an error
+
+    def __getattr__(name):
+        if name in _HOMES:
+            value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        elif name in _ROOMS:
+            value = importlib.import_module(f"{__name__}.{_ROOMS[name]}")
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -76,6 +76,7 @@ TYPED = (
 REFUSED = (
     'eqt.groups.Permutation("three")',
     "number: int = eqt.Symmetry({}, {})",
+    "eqt.no_such_name",
 )
 
 
