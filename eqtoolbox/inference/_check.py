@@ -92,7 +92,7 @@ class Check:
         if self.nullity is None:
             lines.append(
                 f"{self.parameters} parameters are too many for a bound on what is missing "
-                f"(at most {MAX_PARAMETERS}): check a smaller model of this architecture"
+                "(more than `max_parameters`): check a smaller model of this architecture"
             )
             return "\n".join(lines)
         lines.append(
