@@ -152,11 +152,11 @@ def install(wheel: Path, folder: Path, borrow: bool) -> Path:
     venv.create(folder, with_pip=True)
     commands = folder / ("Scripts" if os.name == "nt" else "bin")
     python = commands / "python"
-    if borrow:
+    run(python, "-m", "pip", "install", "--quiet", *(["--no-deps"] if borrow else []), wheel, cwd=folder)
+    if borrow:  # only now: pip would find an eqtoolbox of this version there
         (site,) = folder.glob("lib/python*/site-packages")
         # A path is added, but no .pth file in it is run: an editable install of the checkout is not seen.
         (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    run(python, "-m", "pip", "install", "--quiet", *(["--no-deps"] if borrow else []), wheel, cwd=folder)
     return commands
 
 
