@@ -11,10 +11,13 @@
 # %% [markdown]
 # # A first look at eqtoolbox
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/eqtoolbox/eqtoolbox/blob/main/colabs/first_look.ipynb)
+#
 # A *symmetry* of a network moves its parameters and leaves its function alone. Here we label the axes of a small
 # model, look at the group we get, and see what it forces on gradients and on training. Runs in about a minute on a CPU.
 
 # %%
+import os
 import sys
 
 if "google.colab" in sys.modules:
@@ -31,6 +34,10 @@ import optax
 
 import eqtoolbox as eqt
 
+models = 1000  # @param {type: "integer"}
+steps = 100  # @param {type: "integer"}
+if os.environ.get("EQTOOLBOX_SMOKE"):
+    models, steps = 100, 20
 print("jax", jax.__version__, "on", jax.devices()[0].platform)
 
 # %% [markdown]
@@ -73,20 +80,28 @@ def loss(p):
     return optax.softmax_cross_entropy(apply(p, inputs), targets).mean()
 
 
-orbit = eqt.sample_orbit(sym, params, 1000, key=jax.random.key(4))
+orbit = eqt.sample_orbit(sym, params, models, key=jax.random.key(4))
 losses = jax.jit(jax.vmap(loss))(orbit)
 norms = jax.jit(jax.vmap(lambda p: optax.tree.norm(jax.grad(loss)(p))))(orbit)
 print(f"loss {losses.min():.6f} to {losses.max():.6f}; |gradient| {norms.min():.3f} to {norms.max():.3f}")
 
 # %%
-step = jax.jit(jax.vmap(lambda p: jax.tree.map(lambda x, g: x - 0.05 * g, p, jax.grad(loss)(p))))
-curves, models = [], orbit
-for _ in range(100):
-    curves.append(np.asarray(jax.vmap(loss)(models)))
-    models = step(models)
+
+
+@jax.jit
+@jax.vmap
+def step(p):
+    value, grads = jax.value_and_grad(loss)(p)
+    return jax.tree.map(lambda x, g: x - 0.05 * g, p, grads), value
+
+
+curves, trained = [], orbit
+for _ in range(steps):
+    trained, values = step(trained)
+    curves.append(np.asarray(values))
 order = np.argsort(norms)
 figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-colors = plt.colormaps["viridis"](np.linspace(0, 1, 1000))
+colors = plt.colormaps["viridis"](np.linspace(0, 1, models))
 for rank, member in list(enumerate(order))[::25]:
     axis.plot(np.stack(curves)[:, member], color=colors[rank], lw=0.8)
 axis.set(
