@@ -88,6 +88,10 @@ def _descents(setting: Run, config: Config) -> dict[str, Any]:
     rate = jax.grad(land.loss)
     squared = partial(gradient_norm, squared=True)
 
+    def sensitivity(x: Array) -> Array:
+        """How much the loss changes when each parameter is rounded, about: near a minimum that is many digits of it."""
+        return jnp.finfo(x.dtype).eps * (land.loss(x) + jnp.sum(jnp.abs(x * rate(x))))
+
     def none(x: Array, angle: Array) -> tuple[Array, Array]:
         return x, jnp.ones(())
 
@@ -117,7 +121,7 @@ def _descents(setting: Run, config: Config) -> dict[str, Any]:
             angle = jax.random.uniform(own, (), minval=0, maxval=np.pi)
             before = land.loss(x)
             moved, gain = jax.lax.cond(setting.when(t), move, none, x, angle)
-            change = jnp.abs(land.loss(moved) - before) / before
+            change = jnp.abs(land.loss(moved) - before) / (sensitivity(x) + sensitivity(moved))
             new = moved - setting.rate * rate(moved)
             seen = {"loss": land.loss(moved), "slope": jnp.sum(rate(moved) ** 2), "x": moved, "gain": gain}
             return (new, key), seen | {"change": change}
@@ -198,9 +202,9 @@ def claims(result: Result) -> Sequence[Finding]:
                 claims=ids,
             ),
             at_most(
-                f"{name}: largest relative change of the loss in a teleport",
+                f"{name}: largest change of the loss in a teleport, in roundings of the parameters",
                 float(result[name]["ours"]["change"].max()),
-                1e-11,
+                4.0,
                 claims=ids,
             ),
             at_least(

@@ -21,10 +21,10 @@ SHOWN = 12
 
 
 def change_text(change: float | None) -> str:
-    """A relative change: ``+12 %``, ``−0.5 %``, ``×31`` for more than twice as much, nothing where there is none.
+    """A relative change: ``+12.3 %``, ``−0.5 %``, ``×31`` for more than twice as much, nothing where there is none.
 
     >>> change_text(0.123), change_text(-0.005), change_text(30.0), change_text(0.0), change_text(None)
-    ('+12 %', '−0.5 %', '×31', '=', '')
+    ('+12.3 %', '−0.5 %', '×31', '=', '')
     """
     if change is None:
         return ""

@@ -510,6 +510,7 @@ HOST = {
         "linear_cocycle": "makes a cocycle",
         "rotation_cocycle": "makes a cocycle",
         "pseudo_inverse_map": "makes a cocycle",
+        "carry_state": "a rule by the class of a state: tests of the teleports",
         "check_symmetry": "reads types",
         "cut": "part of every action, with a plan",
         "join_blocks": "part of every action, with a plan",
