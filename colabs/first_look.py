@@ -86,6 +86,7 @@ norms = jax.jit(jax.vmap(lambda p: optax.tree.norm(jax.grad(loss)(p))))(orbit)
 print(f"loss {losses.min():.6f} to {losses.max():.6f}; |gradient| {norms.min():.3f} to {norms.max():.3f}")
 
 # %%
+curves, trained = [], orbit
 
 
 @jax.jit
@@ -95,7 +96,6 @@ def step(p):
     return jax.tree.map(lambda x, g: x - 0.05 * g, p, grads), value
 
 
-curves, trained = [], orbit
 for _ in range(steps):
     trained, values = step(trained)
     curves.append(np.asarray(values))
